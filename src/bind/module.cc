@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Python module tconv._core: checks what it is handed against the problem, releases the GIL, makes one call.
+// It converts nothing and allocates nothing that Python sees; words such as padding="same" are settled before.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "../core/parallel.h"
+#include "../core/plan.h"
+
+namespace nb = nanobind;
+using namespace tconv;
+
+namespace {
+
+using In = nb::ndarray<nb::ro, nb::device::cpu>;
+using Out = nb::ndarray<nb::device::cpu>;
+using Crop = std::pair<i64, i64>;
+
+constexpr i64 kLimit = i64(1) << 62;
+
+void require(bool ok, const char* what) {
+  if (!ok) throw std::invalid_argument(std::string("tconv._core: ") + what);
+}
+
+// a * b for non-negative sizes, refused beyond 62 bits.
+i64 times(i64 a, i64 b) {
+  require(a == 0 || b <= kLimit / a, "sizes overflow 64 bits");
+  return a * b;
+}
+
+// The problem as Python holds it; the same checks as tconv.Spec, for callers that come here directly.
+struct Problem {
+  Spec spec;
+  int rank;
+  bool channels_last, batched;
+
+  Problem(i64 batch, i64 in_channels, i64 out_channels, i64 groups, const std::vector<i64>& size, const std::vector<i64>& kernel,
+          const std::vector<i64>& stride, const std::vector<i64>& dilation, const std::vector<Crop>& crop, bool last, bool has_batch)
+      : rank(int(size.size())), channels_last(last), batched(has_batch) {
+    const std::size_t n = size.size();
+    require(n >= 1 && n <= 3 && kernel.size() == n && stride.size() == n && dilation.size() == n && crop.size() == n,
+            "one to three spatial axes, each with size, kernel, stride, dilation and crop");
+    require(batch >= 0 && in_channels >= 1 && out_channels >= 1 && groups >= 1, "batch >= 0; channels and groups >= 1");
+    require(in_channels % groups == 0 && out_channels % groups == 0, "groups must divide both channel counts");
+    require(batched || batch == 1, "arrays without a batch axis hold one image");
+    spec.batch = batch, spec.in_channels = in_channels, spec.out_channels = out_channels, spec.groups = groups;
+    i64 in = times(std::max<i64>(batch, 1), in_channels), out = times(std::max<i64>(batch, 1), out_channels);
+    i64 taps = times(in_channels, out_channels);
+    for (std::size_t i = 0; i < n; ++i) {
+      Axis& a = spec.axis[3 - n + i];
+      a = {size[i], kernel[i], stride[i], dilation[i], crop[i].first, crop[i].second};
+      require(a.size >= 1 && a.kernel >= 1 && a.stride >= 1 && a.dilation >= 1, "sizes, kernels, strides and dilations >= 1");
+      require(a.lo < kLimit && a.lo > -kLimit && a.hi < kLimit && a.hi > -kLimit, "crop beyond 62 bits");
+      require(times(a.size, a.stride) < kLimit / 4 && times(a.kernel, a.dilation) < kLimit / 4, "sizes overflow 64 bits");
+      require(a.output() >= 1 && a.output() < kLimit, "the crop must leave at least one output");
+      in = times(in, a.size), out = times(out, a.output()), taps = times(taps, a.kernel);
+      if (a.size == 1) a.stride = std::min(a.stride, a.dilation * (a.kernel - 1) + 1);  // one stamp: any larger stride means the same
+    }
+    require(in < kLimit / 8 && out < kLimit / 8 && taps < kLimit / 8, "arrays overflow 64 bits");
+  }
+
+  // The strides of a data array, once its shape is known to be the problem's.
+  template <class T, class Array>
+  View<T> data(const Array& array, bool output, const char* name) const {
+    require(array.dtype() == nb::dtype<std::remove_const_t<T>>(), (std::string(name) + ": wrong dtype").c_str());
+    require(int(array.ndim()) == rank + 1 + batched, (std::string(name) + ": wrong number of axes").c_str());
+    View<T> view{static_cast<T*>(const_cast<void*>(static_cast<const void*>(array.data()))), {}};
+    int at = 0;
+    const auto take = [&](int axis, i64 expected) {
+      require(i64(array.shape(at)) == expected, (std::string(name) + ": wrong shape").c_str());
+      view.stride[axis] = array.stride(at++);
+    };
+    if (batched) take(0, spec.batch);
+    if (!channels_last) take(1, output ? spec.out_channels : spec.in_channels);
+    for (int i = 3 - rank; i < 3; ++i) take(2 + i, output ? spec.axis[i].output() : spec.axis[i].size);
+    if (channels_last) take(1, output ? spec.out_channels : spec.in_channels);
+    return view;
+  }
+
+  // Weight (in_channels, out_channels / groups, *kernel).
+  template <class T, class Array>
+  View<T> weight(const Array& array) const {
+    require(array.dtype() == nb::dtype<std::remove_const_t<T>>() && int(array.ndim()) == rank + 2, "weight: wrong dtype or number of axes");
+    require(i64(array.shape(0)) == spec.in_channels && i64(array.shape(1)) == spec.out_channels / spec.groups, "weight: wrong shape");
+    View<T> view{static_cast<T*>(const_cast<void*>(static_cast<const void*>(array.data()))), {array.stride(0), array.stride(1), 0, 0, 0}};
+    for (int i = 0; i < rank; ++i) {
+      require(i64(array.shape(2 + i)) == spec.axis[3 - rank + i].kernel, "weight: wrong shape");
+      view.stride[5 - rank + i] = array.stride(2 + i);
+    }
+    return view;
+  }
+};
+
+const Isa& isa(const std::string& name) {
+  const Isa* found = find_isa(name.c_str());
+  require(found, "no such kernel, or this processor lacks it");
+  return *found;
+}
+
+// A prepared stencil: geometry and kernel fixed, weights packed by the caller or anew in every call.
+class Stencil {
+ public:
+  Stencil(const Problem& problem, bool forward, bool is_double, const std::string& kernel, int threads)
+      : problem_(problem), forward_(forward), double_(is_double), isa_(isa(kernel)),
+        plan_(problem.spec, forward ? Direction::forward : Direction::grad_input, std::max(threads, 1), is_double ? 8 : 4) {}
+
+  i64 weight_elements() const { return plan_.weight_elements(); }
+
+  // What the order of packed weights depends on beside weight and kernel: the output phases that exist.
+  std::vector<i64> signature() const {
+    std::vector<i64> found;
+    for (const StencilAxis& a : plan_.axis)
+      for (const auto& range : a.out_phases) found.insert(found.end(), {range.first, range.second});
+    return found;
+  }
+
+  void pack(const In& weight, const Out& packed) const { double_ ? pack_as<double>(weight, packed) : pack_as<float>(weight, packed); }
+
+  // With weights packed on the way, into memory that the calling thread keeps.
+  void apply(const In& x, const In& weight, const std::optional<In>& bias, const Out& out) const {
+    double_ ? apply_as<double>(x, weight, bias, out) : apply_as<float>(x, weight, bias, out);
+  }
+
+  void run(const In& x, const In& packed, const std::optional<In>& bias, const Out& out) const {
+    double_ ? run_as<double>(x, packed, bias, out) : run_as<float>(x, packed, bias, out);
+  }
+
+ private:
+  template <class T>
+  void pack_as(const In& weight, const Out& packed) const {
+    const View<const T> from = problem_.weight<const T>(weight);
+    check_vector<T>(packed, weight_elements(), "packed");
+    T* to = static_cast<T*>(packed.data());
+    nb::gil_scoped_release release;
+    pack_weight<T>(from, to);
+  }
+
+  // The forward layer sums over input channels (stride 0) and writes output channels (stride 1); grad_input the other way.
+  template <class T>
+  void pack_weight(View<const T> weight, T* to) const {
+    const i64 group_stride = weight.stride[0] * (problem_.spec.in_channels / problem_.spec.groups);
+    if (!forward_) std::swap(weight.stride[0], weight.stride[1]);
+    pack_weights<T>(plan_, isa_.kernels<T>(), weight, group_stride, to);
+  }
+
+  // The arrays of a call, checked.
+  template <class T>
+  struct Call {
+    View<const T> x;
+    const T* bias;
+    View<T> out;
+
+    Call(const Stencil& s, const In& in, const std::optional<In>& b, const Out& to)
+        : x(s.problem_.data<const T>(in, !s.forward_, "input")), bias(b ? static_cast<const T*>(b->data()) : nullptr),
+          out(s.problem_.data<T>(to, s.forward_, "output")) {
+      if (b) check_vector<T>(*b, s.problem_.spec.out_channels, "bias");
+      require(!b || s.forward_, "bias: grad_input has none");
+    }
+  };
+
+  template <class T>
+  void apply_as(const In& x, const In& weight, const std::optional<In>& bias, const Out& out) const {
+    const Call<T> call(*this, x, bias, out);
+    const View<const T> from = problem_.weight<const T>(weight);
+    nb::gil_scoped_release release;
+    T* packed = scratch<T>(3, weight_elements());
+    pack_weight<T>(from, packed);
+    tconv::run<T>(plan_, isa_.kernels<T>(), call.x, packed, call.bias, call.out);
+  }
+
+  template <class T>
+  void run_as(const In& x, const In& packed, const std::optional<In>& bias, const Out& out) const {
+    const Call<T> call(*this, x, bias, out);
+    check_vector<T>(packed, weight_elements(), "packed");
+    const T* weights = static_cast<const T*>(packed.data());
+    nb::gil_scoped_release release;
+    tconv::run<T>(plan_, isa_.kernels<T>(), call.x, weights, call.bias, call.out);
+  }
+
+  template <class T, class Array>
+  static void check_vector(const Array& a, i64 size, const char* name) {
+    require(a.dtype() == nb::dtype<T>() && a.ndim() == 1 && i64(a.shape(0)) == size && (size == 1 || a.stride(0) == 1),
+            (std::string(name) + ": must be a contiguous vector of the right length and dtype").c_str());
+  }
+
+  Problem problem_;
+  bool forward_, double_;
+  const Isa& isa_;
+  Plan plan_;
+};
+
+template <class T>
+void grad_weight_as(const Problem& p, const std::string& kernel, const In& x, const In& dy, const Out& grad, int threads) {
+  const View<const T> from = p.data<const T>(x, false, "x"), dys = p.data<const T>(dy, true, "grad");
+  const View<T> to = p.weight<T>(grad);
+  const Kernels<T>& kernels = isa(kernel).kernels<T>();
+  nb::gil_scoped_release release;
+  grad_weight<T>(p.spec, kernels, from, dys, to, std::max(threads, 1));
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+  nb::class_<Problem>(m, "Problem", "Geometry and array layout of one problem.")
+      .def(nb::init<i64, i64, i64, i64, const std::vector<i64>&, const std::vector<i64>&, const std::vector<i64>&,
+                    const std::vector<i64>&, const std::vector<Crop>&, bool, bool>(),
+           nb::arg("batch"), nb::arg("in_channels"), nb::arg("out_channels"), nb::arg("groups"), nb::arg("size"), nb::arg("kernel"),
+           nb::arg("stride"), nb::arg("dilation"), nb::arg("crop"), nb::arg("channels_last"), nb::arg("batched"));
+  nb::class_<Stencil>(m, "Stencil", "A prepared forward layer or input gradient.")
+      .def(nb::init<const Problem&, bool, bool, const std::string&, int>(), nb::arg("problem"), nb::arg("forward"), nb::arg("double"),
+           nb::arg("kernel"), nb::arg("threads"))
+      .def_prop_ro("weight_elements", &Stencil::weight_elements)
+      .def_prop_ro("signature", &Stencil::signature)
+      .def("apply", &Stencil::apply, nb::arg("x").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert().none(),
+           nb::arg("out").noconvert())
+      .def("pack", &Stencil::pack, nb::arg("weight").noconvert(), nb::arg("packed").noconvert())
+      .def("run", &Stencil::run, nb::arg("x").noconvert(), nb::arg("packed").noconvert(), nb::arg("bias").noconvert().none(),
+           nb::arg("out").noconvert());
+  m.def("grad_weight", [](const Problem& p, const std::string& kernel, const In& x, const In& dy, const Out& grad, int threads) {
+    x.dtype() == nb::dtype<double>() ? grad_weight_as<double>(p, kernel, x, dy, grad, threads)
+                                     : grad_weight_as<float>(p, kernel, x, dy, grad, threads);
+  }, nb::arg("problem"), nb::arg("kernel"), nb::arg("x").noconvert(), nb::arg("dy").noconvert(), nb::arg("grad").noconvert(),
+        nb::arg("threads"));
+  m.def("isas", [] {
+    std::vector<std::pair<std::string, bool>> found;
+    int count;
+    const Isa* list = isas(&count);
+    for (int i = 0; i < count; ++i) found.emplace_back(list[i].name, list[i].supported());
+    return found;
+  }, "The instruction sets of this build, best first, and whether this processor runs each.");
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which instruction sets this build holds, and which of them this processor (and its operating system) runs.
+#include <cstring>
+
+#include "kernels.h"
+
+namespace tconv {
+namespace {
+
+#if defined(__x86_64__) || defined(_M_X64)
+// The compiler's builtin asks cpuid and xgetbv: the operating system must save the wider registers too.
+bool cpu_has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq");
+}
+bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
+
+}  // namespace
+
+#define X(name, lanes, registers, supported) \
+  extern const Kernels<float> name##_f32;    \
+  extern const Kernels<double> name##_f64;
+#include "kernels.inc"
+#undef X
+
+const Isa* isas(int* count) {
+  static const Isa list[] = {
+#define X(name, lanes, registers, supported) {#name, [] { return bool(supported); }, &name##_f32, &name##_f64},
+#include "kernels.inc"
+#undef X
+  };
+  *count = int(sizeof list / sizeof *list);
+  return list;
+}
+
+const Isa* find_isa(const char* name) {
+  int count;
+  const Isa* list = isas(&count);
+  for (int i = 0; i < count; ++i)
+    if (list[i].supported() && (!*name || !std::strcmp(name, list[i].name))) return &list[i];
+  return nullptr;
+}
+
+}  // namespace tconv

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel bodies, written once; every isa_<name>.cc instantiates them for its vector width. See vec.h for what may be included.
+#pragma once
+
+#include "kernels.h"
+#include "vec.h"
+
+namespace tconv {
+namespace {
+
+// Walks the R x V vectors of a tile in memory, row by row.
+template <int R, int V, class T, class F>
+inline void visit(T* row, i64 pitch, i64 lanes, F f) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r, row += pitch)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) f(r, v, row + v * lanes);
+}
+
+// R rows broadcast, V vectors of lanes: R * V accumulators stay in registers; V loads and R broadcasts feed R * V multiply-adds.
+template <class T, int N, int R, int V>
+void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, i64 ldo, bool add) {
+  using vec = Vec<T, N>;
+  vec acc[R][V] = {};
+  if (add) visit<R, V>(out, ldo, N, [&](int r, int v, const T* at) { acc[r][v] = load<vec>(at); });
+  for (; channels > 0; --channels, x += pitch)
+    for (i64 t = 0; t < taps; ++t, w += R) {
+      const T* at = x + offsets[t];
+      vec lanes[V];
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) lanes[v] = load<vec>(at + v * N);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) acc[r][v] += w[r] * lanes[v];
+    }
+  visit<R, V>(out, ldo, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
+}
+
+// P phases known at compile time: the compiler turns the interleaved stores into shuffles. P = 0: any number.
+template <class T, int P>
+void weave_loop(T* __restrict y, const T* const* rows, i64 phases, i64 count, T bias) {
+  const T* row[P ? P : 1];
+  for (int p = 0; p < P; ++p) row[p] = rows[p];
+  if (P)
+    for (i64 q = 0; q < count; ++q)
+      for (int p = 0; p < P; ++p) y[q * P + p] = row[p][q] + bias;
+  else
+    for (i64 p = 0; p < phases; ++p)
+      for (i64 q = 0; q < count; ++q) y[q * phases + p] = rows[p][q] + bias;
+}
+
+template <class T>
+void weave(T* y, const T* const* rows, i64 phases, i64 count, T bias) {
+  switch (phases) {
+    case 1: return weave_loop<T, 1>(y, rows, phases, count, bias);
+    case 2: return weave_loop<T, 2>(y, rows, phases, count, bias);
+    case 3: return weave_loop<T, 3>(y, rows, phases, count, bias);
+    case 4: return weave_loop<T, 4>(y, rows, phases, count, bias);
+    default: return weave_loop<T, 0>(y, rows, phases, count, bias);
+  }
+}
+
+// In blocks of 16 columns, so that the lines written stay in the first-level cache until they are full.
+template <class T>
+void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 to_pitch, i64 as, i64 bs, const T* bias) {
+  for (i64 b0 = 0; b0 < bs; b0 += 16) {
+    const i64 b1 = b0 + 16 < bs ? b0 + 16 : bs;
+    for (i64 a = 0; a < as; ++a) {
+      const T more = bias ? bias[a] : T(0);
+      for (i64 b = b0; b < b1; ++b) to[a + b * to_pitch] = from[a * from_pitch + b] + more;
+    }
+  }
+}
+
+// A tile takes R * V accumulators, V lanes and a broadcast.
+template <class T, int N, int Registers, int R, int V>
+constexpr Tile<T> pick() {
+  if constexpr (R * V + V + 1 <= Registers) return tile<T, N, R, V>;
+  return nullptr;
+}
+
+template <class T, int N, int Registers, int R>
+constexpr void fill_row(Kernels<T>& k) {
+  k.tile[R][1] = pick<T, N, Registers, R, 1>();
+  k.tile[R][2] = pick<T, N, Registers, R, 2>();
+  k.tile[R][3] = pick<T, N, Registers, R, 3>();
+  k.tile[R][4] = pick<T, N, Registers, R, 4>();
+  if constexpr (R > 1) fill_row<T, N, Registers, R - 1>(k);
+}
+
+template <class T, int N, int Registers>
+constexpr Kernels<T> make() {
+  Kernels<T> k{N, {}, weave<T>, transpose<T>};
+  fill_row<T, N, Registers, kMaxRows>(k);
+  return k;
+}
+
+}  // namespace
+}  // namespace tconv
+
+// What an isa_<name>.cc holds: the two tables that the registry's line declares.
+#define TCONV_INSTANTIATE(name, lanes, registers)                                          \
+  namespace tconv {                                                                        \
+  extern const Kernels<float> name##_f32;                                                  \
+  extern const Kernels<double> name##_f64;                                                 \
+  const Kernels<float> name##_f32 = make<float, lanes, registers>();                       \
+  const Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(); \
+  }

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of functions that one instruction set provides, and how to find it at run time.
+#pragma once
+
+#include "spec.h"
+
+namespace tconv {
+
+constexpr int kMaxRows = 12, kMaxVecs = 4;
+
+// The microkernel: acc[r][lane] (+)= sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane]
+// for R rows and V vectors of lanes, stored at out[r * ldo + lane]. Reads exactly V * lanes values of x a tap.
+template <class T>
+using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, i64 ldo, bool add);
+
+// The write-back: y[q * phases + p] = rows[p][q] + bias for q < count: the stride phases of one output row, interleaved.
+template <class T>
+using Weave = void (*)(T* y, const T* const* rows, i64 phases, i64 count, T bias);
+
+// A transposing copy between lanes and channels: to[a + b * to_pitch] = from[a * from_pitch + b] + (bias ? bias[a] : 0).
+template <class T>
+using Transpose = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 as, i64 bs, const T* bias);
+
+template <class T>
+struct Kernels {
+  int lanes;                                 // elements of a vector
+  Tile<T> tile[kMaxRows + 1][kMaxVecs + 1];  // [R][V]; null where the accumulators would not fit the registers
+  Weave<T> weave;
+  Transpose<T> transpose;
+};
+
+// One instruction set: its name, whether this processor runs it, and its tables.
+struct Isa {
+  const char* name;
+  bool (*supported)();
+  const Kernels<float>* f32;
+  const Kernels<double>* f64;
+
+  template <class T>
+  const Kernels<T>& kernels() const;
+};
+
+template <>
+inline const Kernels<float>& Isa::kernels<float>() const { return *f32; }
+template <>
+inline const Kernels<double>& Isa::kernels<double>() const { return *f64; }
+
+const Isa* isas(int* count);          // everything compiled in, best first
+const Isa* find_isa(const char* name);  // null: no such name, or this processor lacks it; "" is the best one supported
+
+}  // namespace tconv

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Geometry of a plan: taps and phases, the rows computed together, and how large a box is.
+#include "plan.h"
+
+#include <algorithm>
+#include <map>
+
+namespace tconv {
+namespace {
+
+// What a box may take of a core's second-level cache: the panel of inputs, and the panel of accumulators.
+constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 1024;
+constexpr i64 kUnitRows = 48;  // accumulator rows of a unit: a multiple of every tall tile (12, 8, 6, 4)
+
+StencilAxis make_axis(const Axis& a, Direction direction) {
+  const bool forward = direction == Direction::forward;
+  StencilAxis s{};
+  s.kernel = a.kernel;
+  s.in_size = forward ? a.size : a.output();
+  s.out_size = forward ? a.output() : a.size;
+  s.in_stride = forward ? 1 : a.stride;
+  s.out_stride = forward ? a.stride : 1;
+  s.in_lo = forward ? 0 : a.lo;
+  s.out_lo = forward ? a.lo : 0;
+  for (i64 t = 0; t < a.kernel; ++t) {
+    const i64 at = t * a.dilation, phase = at % a.stride, shift = at / a.stride;
+    s.taps.push_back(forward ? Tap{t, phase, 0, shift} : Tap{t, 0, phase, -shift});
+    s.in_phases.push_back(s.taps.back().in_phase);
+  }
+  std::sort(s.in_phases.begin(), s.in_phases.end());
+  s.in_phases.erase(std::unique(s.in_phases.begin(), s.in_phases.end()), s.in_phases.end());
+  const auto by_shift = [](const Tap& x, const Tap& y) { return x.shift < y.shift; };
+  s.shift_min = std::min_element(s.taps.begin(), s.taps.end(), by_shift)->shift;
+  s.shift_max = std::max_element(s.taps.begin(), s.taps.end(), by_shift)->shift;
+  const i64 phase = s.out_lo - floor_div(s.out_lo, s.out_stride) * s.out_stride, last = phase + s.out_size;
+  if (s.out_size >= s.out_stride)
+    s.out_phases = {{0, s.out_stride}};
+  else if (last <= s.out_stride)
+    s.out_phases = {{phase, last}};
+  else
+    s.out_phases = {{0, last - s.out_stride}, {phase, s.out_stride}};
+  s.first = floor_div(s.out_lo, s.out_stride);
+  s.count = floor_div(s.out_lo + s.out_size - 1, s.out_stride) - s.first + 1;
+  return s;
+}
+
+// The taps of one output phase of an axis.
+std::vector<Tap> taps_of(const StencilAxis& a, i64 phase) {
+  std::vector<Tap> found;
+  for (const Tap& t : a.taps)
+    if (t.out_phase == phase) found.push_back(t);
+  return found;
+}
+
+i64 index_of(const std::vector<i64>& values, i64 value) {
+  return std::lower_bound(values.begin(), values.end(), value) - values.begin();
+}
+
+struct PhaseTaps {
+  std::vector<i64> offsets, taps;
+};
+
+// The taps of one output phase (pd, ph, pw): where each reads in the panel, and which kernel element it is.
+PhaseTaps phase_taps(const Plan& plan, i64 pd, i64 ph, i64 pw) {
+  const StencilAxis &d = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
+  PhaseTaps found;
+  for (const Tap& td : taps_of(d, pd))
+    for (const Tap& th : taps_of(h, ph))
+      for (const Tap& tw : taps_of(w, pw)) {
+        const i64 plane = (index_of(d.in_phases, td.in_phase) * i64(h.in_phases.size()) + index_of(h.in_phases, th.in_phase)) *
+                              i64(w.in_phases.size()) + index_of(w.in_phases, tw.in_phase);
+        const i64 at = ((d.shift_max - td.shift) * h.extent + h.shift_max - th.shift) * w.extent + w.shift_max - tw.shift;
+        found.offsets.push_back(plane * plan.plane + at);
+        found.taps.push_back((td.tap * h.kernel + th.tap) * w.kernel + tw.tap);
+      }
+  return found;
+}
+
+// Splits n into equal pieces of at most `most`.
+i64 even(i64 n, i64 most) { return ceil_div(n, ceil_div(n, std::max<i64>(most, 1))); }
+
+// Boxes grow from the row outwards while the panel fits: columns, rows, depth, images. `wanted` boxes keep all threads busy.
+void choose_box(Plan& plan, i64 panel_elements, i64 wanted) {
+  StencilAxis *d = &plan.axis[0], *h = &plan.axis[1], *w = &plan.axis[2];
+  const auto halo = [](const StencilAxis* a) { return a->shift_max - a->shift_min; };
+  const i64 room = std::max<i64>(64, std::min<i64>(kMaxLanes, panel_elements / (plan.channels * plan.planes)));
+  for (StencilAxis* a : {d, h, w}) a->box = 1;
+  plan.box_batch = 1;
+  w->box = w->count + halo(w) <= room ? w->count : even(w->count, std::max<i64>(64, (room - halo(w)) / 64 * 64));
+  i64 row = w->box + halo(w);
+  if (w->box == w->count) h->box = even(h->count, std::max<i64>(room / row - halo(h), std::min<i64>(halo(h), h->count)));
+  const i64 slab = row * (h->box + halo(h));
+  if (h->box == h->count && w->box == w->count) d->box = even(d->count, room / slab - halo(d));
+  const i64 volume = slab * (d->box + halo(d));
+  if (d->box == d->count && h->box == h->count && w->box == w->count) plan.box_batch = even(std::max<i64>(plan.batch, 1), room / volume);
+  const auto boxes = [&] {
+    return ceil_div(plan.batch, plan.box_batch) * ceil_div(d->count, d->box) * ceil_div(h->count, h->box) * ceil_div(w->count, w->box);
+  };
+  if (boxes() * plan.groups * plan.blocks >= wanted) return;  // channel blocks can be shared out as well
+  for (i64* size : {&plan.box_batch, &d->box, &h->box})
+    while (*size > 1 && boxes() * plan.groups * plan.blocks < wanted) *size = ceil_div(*size, 2);
+  while (w->box > 128 && boxes() * plan.groups * plan.blocks < wanted) w->box = ceil_div(w->box, 2);
+}
+
+// Groups the phases of a unit by their lists of offsets and numbers their slots so that a group's rows are consecutive.
+void make_groups(const Plan& plan, Unit& unit) {
+  std::map<std::vector<i64>, std::vector<std::pair<i64, std::vector<i64>>>> found;
+  const i64 run = unit.end - unit.begin;
+  for (i64 l = 0; l < i64(unit.leads.size()); ++l)
+    for (i64 p = 0; p < run; ++p) {
+      PhaseTaps taps = phase_taps(plan, unit.leads[l].depth, unit.leads[l].row, unit.begin + p);
+      found[taps.offsets].emplace_back(l * run + p, std::move(taps.taps));
+    }
+  unit.slot.resize(unit.leads.size() * run);
+  i64 slot = 0, weights = 0;
+  for (auto& [offsets, phases] : found) {
+    RowGroup group{slot, i64(phases.size()), offsets, {}, weights};
+    for (auto& [phase, taps] : phases) {
+      unit.slot[phase] = slot++;
+      group.taps.push_back(std::move(taps));
+    }
+    weights += group.slots * i64(offsets.size());
+    unit.groups.push_back(std::move(group));
+  }
+}
+
+// Phases of the outer axes join a unit while its rows fill less than a tile and they read the same inputs.
+void make_units(Plan& plan) {
+  const i64 run = std::min(plan.axis[2].out_stride, kPhaseMost);
+  const i64 most = std::max<i64>(1, kMaxRows / (run * plan.block));
+  std::map<std::vector<i64>, std::vector<Unit::Lead>> leads;
+  for (const auto& depths : plan.axis[0].out_phases)
+    for (i64 pd = depths.first; pd < depths.second; ++pd)
+      for (const auto& rows : plan.axis[1].out_phases)
+        for (i64 ph = rows.first; ph < rows.second; ++ph) leads[phase_taps(plan, pd, ph, 0).offsets].push_back({pd, ph});
+  for (const auto& [offsets, list] : leads)
+    for (std::size_t at = 0; at < list.size(); at += most)
+      for (const auto& columns : plan.axis[2].out_phases)
+        for (i64 begin = columns.first; begin < columns.second; begin += run) {
+          Unit unit;
+          unit.leads.assign(list.begin() + at, list.begin() + std::min(list.size(), at + most));
+          unit.begin = begin;
+          unit.end = std::min(begin + run, columns.second);
+          make_groups(plan, unit);
+          plan.units.push_back(std::move(unit));
+        }
+}
+
+}  // namespace
+
+Plan::Plan(const Spec& spec, Direction direction, int threads_, i64 element_bytes)
+    : batch(spec.batch), groups(spec.groups), threads(threads_) {
+  const bool is_forward = direction == Direction::forward;
+  channels = (is_forward ? spec.in_channels : spec.out_channels) / groups;
+  outputs = (is_forward ? spec.out_channels : spec.in_channels) / groups;
+  planes = taps = 1;
+  for (int i = 0; i < 3; ++i) {
+    axis[i] = make_axis(spec.axis[i], direction);
+    planes *= i64(axis[i].in_phases.size());
+    taps *= axis[i].kernel;
+  }
+  block = even(outputs, kUnitRows / std::min(axis[2].out_stride, kUnitRows));
+  blocks = ceil_div(outputs, block);
+  choose_box(*this, kPanelBytes / element_bytes, threads > 1 ? 3 * threads : 1);
+  for (StencilAxis& a : axis) a.extent = a.box + a.shift_max - a.shift_min;
+  // An odd number of lines: planes a power of two apart would compete for the same sets of the first-level cache.
+  plane = round_up(box_batch * axis[0].extent * axis[1].extent * axis[2].extent, 16) | 16;
+  panel = channels * planes * plane + 64;  // the last tile of lanes reads up to a vector beyond the last position
+  make_units(*this);
+}
+
+Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
+  for (int i = 0; i < 3; ++i) along[i] = ceil_div(p.axis[i].count, p.axis[i].box);
+}
+
+Box Boxes::operator()(const Plan& p, i64 index) const {
+  Box b;
+  for (int i = 2; i >= 0; --i) {
+    b.at[i] = index % along[i] * p.axis[i].box;
+    b.size[i] = std::min(p.axis[i].box, p.axis[i].count - b.at[i]);
+    index /= along[i];
+  }
+  b.batch = index * p.box_batch;
+  b.batches = std::min(p.box_batch, p.batch - b.batch);
+  return b;
+}
+
+template <class T>
+int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth) {
+  int best = 1;
+  double lowest = 1e300;
+  for (int r = int(std::min<i64>(kMaxRows, rows)); r >= 1; --r) {
+    int v = kMaxVecs;
+    while (!kernels.tile[r][v]) --v;
+    // Cycles of a tile of h rows: a tap takes two multiply-adds, or two loads (lanes may straddle lines), or four cycles of
+    // latency, whichever is most; then the fixed cost. Counted per vector of lanes.
+    const auto cycles = [&](i64 h) {
+      return h ? (std::max({h * v / 2.0, (h + 2.0 * v) / 2.0, 4.0}) * double(depth) + 1.5 * double(h) * v + 15.0) / v : 0.0;
+    };
+    const double cost = double(rows / r) * cycles(r) + cycles(rows % r);
+    if (cost < lowest * 0.999) lowest = cost, best = r;
+  }
+  return best;
+}
+
+template int tile_rows<float>(const Kernels<float>&, i64, i64);
+template int tile_rows<double>(const Kernels<double>&, i64, i64);
+
+}  // namespace tconv

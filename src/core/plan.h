@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// One plan for the forward layer and its input gradient: both are the same stencil, read and written at different strides.
+//
+//   out[m, out_stride * q + po - out_lo] = sum over channels c and taps of weight[c, m, tap] * in[c, in_stride * (q - shift) + pi - in_lo]
+//
+// forward:     in_stride 1, out_stride s; tap t belongs to the output phase po = t d mod s and reads at shift (t d - po) / s
+// grad_input:  in_stride s, out_stride 1; tap t reads the input phase pi = t d mod s at shift -(t d - pi) / s
+//
+// Positions q are cut into boxes. A box's inputs are packed into a panel, with zeros where the input ends:
+//
+//   panel[channel][input phase][image][depth][row][column]       rows of one pitch, so a tap is one constant offset and
+//                                                                lanes run on over rows and images: small maps fill vectors
+//
+// and the microkernel turns it into acc[row][lane] with rows = (output phase, channel m), from where stride phases are
+// interleaved into the output. Weights are packed once in the order the microkernel reads them.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "kernels.h"
+#include "spec.h"
+
+namespace tconv {
+
+// Phases along a row that are computed together at most: a run of them is still a whole line of output.
+constexpr i64 kPhaseMost = 64;
+
+struct Tap {
+  i64 tap, out_phase, in_phase, shift;
+};
+
+struct StencilAxis {
+  i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
+  std::vector<Tap> taps;
+  std::vector<i64> in_phases;                    // those that some tap reads
+  std::vector<std::pair<i64, i64>> out_phases;   // those that some output has, as ranges [begin, end): one, or two if they wrap
+  i64 first, count;            // the positions q = first .. first + count - 1
+  i64 shift_min, shift_max;
+  i64 box = 0, extent = 0;  // positions of a box, and the inputs it reads a phase: box + shift_max - shift_min
+};
+
+// The rows of a unit that share one list of taps, hence one list of panel offsets.
+struct RowGroup {
+  i64 slot, slots;                           // phases slot .. slot + slots - 1 of the unit
+  std::vector<i64> offsets;                  // in the panel, one a tap
+  std::vector<std::vector<i64>> taps;        // [phase of the group][tap]: index into the kernel
+  i64 weights_before = 0;                    // packed weights of the unit's earlier groups, per (channel, m)
+};
+
+// The phases computed together: all phases along the row (or a run of them), for one or more phases of the other axes.
+struct Unit {
+  struct Lead {
+    i64 depth, row;
+  };
+  std::vector<Lead> leads;
+  i64 begin, end;             // phases along the row
+  std::vector<i64> slot;      // [lead][phase - begin] -> row block of the accumulator panel
+  std::vector<RowGroup> groups;
+};
+
+enum class Direction { forward, grad_input };
+
+struct Plan {
+  Plan(const Spec& spec, Direction direction, int threads, i64 element_bytes);
+
+  StencilAxis axis[3];
+  i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
+  i64 box_batch;
+  i64 plane, planes, panel;  // elements of a phase plane, planes a channel, elements of a panel
+  i64 block, blocks;         // output channels that are computed together
+  i64 taps;                  // of the whole kernel
+  std::vector<Unit> units;
+  int threads;
+
+  i64 weight_elements() const { return groups * channels * outputs * taps; }
+  i64 block_outputs(i64 b) const { return b + 1 < blocks ? block : outputs - b * block; }
+  // Row (n, d, h) of a box in its panel: where lane 0 of the row lies.
+  i64 lane(i64 n, i64 d, i64 h) const { return ((n * axis[0].extent + d) * axis[1].extent + h) * axis[2].extent; }
+};
+
+// A box of positions, counted from axis.first, of some images.
+struct Box {
+  i64 batch, batches, at[3], size[3];
+
+  // From the first position to the last, the gaps between rows included.
+  i64 lanes(const Plan& p) const { return p.lane(batches - 1, size[0] - 1, size[1] - 1) + size[2]; }
+};
+
+// All boxes of a plan, in order.
+struct Boxes {
+  i64 along[3], batches;
+
+  explicit Boxes(const Plan& p);
+  i64 count() const { return along[0] * along[1] * along[2] * batches; }
+  Box operator()(const Plan& p, i64 index) const;
+};
+
+// The height of the tiles that cover `rows` rows: the one of lowest expected cost. It depends on the weight and the kernel
+// alone, so packed weights serve any input size.
+template <class T>
+int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth);
+
+// Copies the inputs of a box, `channels` of them from `in` on, to panel[c * channel_pitch + position * position_pitch].
+struct PanelPitch {
+  i64 channel, position;
+};
+template <class T>
+void pack_panel(const Plan& plan, const Kernels<T>& kernels, const View<const T>& in, i64 channels, const Box& box, T* panel,
+                PanelPitch pitch);
+
+// weight: strides of (channel, m within its group, d, h, w), `group_stride` elements from group to group.
+template <class T>
+void pack_weights(const Plan& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
+
+template <class T>
+void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const T* bias, View<T> out);
+
+// grad[ci, co, t] = sum over images and positions of x[ci, i] * dy[co, i * stride + t * dilation - lo].
+template <class T>
+void grad_weight(const Spec& spec, const Kernels<T>& kernels, View<const T> x, View<const T> dy, View<T> grad, int threads);
+
+}  // namespace tconv

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs a plan: pack a box of inputs, multiply, interleave the phases into the output. See plan.h for the layout.
+#include <algorithm>
+#include <cstring>
+
+#include "parallel.h"
+#include "plan.h"
+
+namespace tconv {
+namespace {
+
+// The columns [begin, end) of a row that lie inside the input; column z is the input z * stride + start.
+struct Inside {
+  i64 begin, end;
+  Inside(i64 start, i64 stride, i64 size, i64 columns)
+      : begin(std::clamp<i64>(ceil_div(-start, stride), 0, columns)),
+        end(std::clamp<i64>(ceil_div(size - start, stride), begin, columns)) {}
+};
+
+// Tasks: boxes, within a box groups, within a group runs of channel blocks (so that few boxes still feed all threads).
+struct Tasks {
+  Boxes boxes;
+  i64 groups, runs, blocks_per_run;
+
+  explicit Tasks(const Plan& p) : boxes(p), groups(p.groups) {
+    const i64 wanted = p.threads > 1 ? ceil_div(3 * p.threads, std::max<i64>(boxes.count() * groups, 1)) : 1;
+    blocks_per_run = ceil_div(p.blocks, std::min(p.blocks, wanted));
+    runs = ceil_div(p.blocks, blocks_per_run);
+  }
+  i64 count() const { return boxes.count() * groups * runs; }
+};
+
+// `columns` inputs in a row, of every channel: those inside the input are copied, the others are zero.
+template <class T>
+void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column_stride, Inside in, i64 channels, i64 columns, T* to,
+              PanelPitch pitch) {
+  const auto clear = [&](i64 begin, i64 end) {
+    if (pitch.position == 1)
+      for (i64 c = 0; c < channels; ++c) std::fill(to + c * pitch.channel + begin, to + c * pitch.channel + end, T(0));
+    else
+      for (i64 z = begin; z < end; ++z) std::fill_n(to + z * pitch.position, channels, T(0));
+  };
+  clear(0, in.begin);
+  clear(in.end, columns);
+  const i64 inside = in.end - in.begin;
+  from += in.begin * column_stride;
+  to += in.begin * pitch.position;
+  if (pitch.position == 1 && column_stride == 1)
+    for (i64 c = 0; c < channels; ++c) std::memcpy(to + c * pitch.channel, from + c * channel_stride, std::size_t(inside) * sizeof(T));
+  else if (pitch.channel == 1 && channel_stride == 1)
+    for (i64 z = 0; z < inside; ++z) std::memcpy(to + z * pitch.position, from + z * column_stride, std::size_t(channels) * sizeof(T));
+  else if (pitch.position == 1 && channel_stride == 1)
+    k.transpose(from, column_stride, to, pitch.channel, inside, channels, nullptr);
+  else if (pitch.channel == 1 && column_stride == 1)
+    k.transpose(from, channel_stride, to, pitch.position, channels, inside, nullptr);
+  else
+    for (i64 c = 0; c < channels; ++c)
+      for (i64 z = 0; z < inside; ++z) to[c * pitch.channel + z * pitch.position] = from[c * channel_stride + z * column_stride];
+}
+
+// Accumulator rows of one unit: [slot][channel of the block], `pitch` lanes each.
+template <class T>
+void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, i64 lanes, i64 outputs, const T* weights, T* acc,
+              i64 pitch) {
+  const i64 vectors = ceil_div(lanes, k.lanes);
+  for (const RowGroup& g : unit.groups) {
+    const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = tile_rows(k, rows, p.channels * taps);
+    for (i64 r = 0; r < rows; r += height) {
+      const i64 tall = std::min(height, rows - r);
+      i64 most = kMaxVecs;
+      while (!k.tile[tall][most]) --most;
+      const i64 wide = ceil_div(vectors, ceil_div(vectors, most));
+      const T* w = weights + (g.weights_before * outputs + r * taps) * p.channels;
+      T* out = acc + (g.slot * outputs + r) * pitch;
+      for (i64 v = 0; v < vectors; v += wide)
+        k.tile[tall][std::min(wide, vectors - v)](p.channels, p.planes * p.plane, taps, g.offsets.data(), w, panel + v * k.lanes,
+                                                  out + v * k.lanes, pitch, false);
+    }
+  }
+}
+
+// Writes one output row segment of one channel: position q of phase p goes to column out_stride * q + p - out_lo.
+template <class T>
+void write_row(const StencilAxis& w, const Kernels<T>& k, const Unit& unit, const T* const* rows, i64 first, i64 count, T bias, T* y,
+               i64 column_stride) {
+  const i64 run = unit.end - unit.begin, s = w.out_stride;
+  const i64 base = s * first + unit.begin - w.out_lo;  // column of the first position's first phase
+  const Inside whole(base, s, w.out_size - run + 1, count);  // positions with every phase inside the output
+  if (run == s && column_stride == 1 && whole.end > whole.begin) {
+    const T* moved[kPhaseMost];
+    for (i64 p = 0; p < run; ++p) moved[p] = rows[p] + whole.begin;
+    k.weave(y + base + whole.begin * s, moved, run, whole.end - whole.begin, bias);
+  }
+  for (i64 q = 0; q < count; ++q) {
+    if (run == s && column_stride == 1 && q == whole.begin && whole.end > whole.begin) q = whole.end;
+    if (q >= count) break;
+    for (i64 p = 0; p < run; ++p) {
+      const i64 column = base + q * s + p;
+      if (column >= 0 && column < w.out_size) y[column * column_stride] = rows[p][q] + bias;
+    }
+  }
+}
+
+template <class T>
+void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box& box, i64 outputs, const T* acc, i64 pitch, const T* bias, const View<T>& out) {
+  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
+  const i64 run = unit.end - unit.begin, first = w.first + box.at[2];
+  for (i64 n = 0; n < box.batches; ++n)
+    for (i64 qd = 0; qd < box.size[0]; ++qd)
+      for (i64 qh = 0; qh < box.size[1]; ++qh)
+        for (std::size_t l = 0; l < unit.leads.size(); ++l) {
+          const i64 od = d.out_stride * (d.first + box.at[0] + qd) + unit.leads[l].depth - d.out_lo;
+          const i64 oh = h.out_stride * (h.first + box.at[1] + qh) + unit.leads[l].row - h.out_lo;
+          if (od < 0 || od >= d.out_size || oh < 0 || oh >= h.out_size) continue;
+          const i64 lane = p.lane(n, qd, qh);
+          T* y = out.data + (box.batch + n) * out.stride[0] + od * out.stride[2] + oh * out.stride[3];
+          if (out.stride[1] == 1 && outputs > 1 && out.stride[4] != 1) {
+            for (i64 ph = 0; ph < run; ++ph) {
+              const i64 base = w.out_stride * first + unit.begin + ph - w.out_lo;
+              const Inside in(base, w.out_stride, w.out_size, box.size[2]);
+              k.transpose(acc + unit.slot[l * run + ph] * outputs * pitch + lane + in.begin, pitch,
+                          y + (base + in.begin * w.out_stride) * out.stride[4], out.stride[4] * w.out_stride, outputs, in.end - in.begin, bias);
+            }
+            continue;
+          }
+          for (i64 m = 0; m < outputs; ++m) {
+            const T* rows[kPhaseMost];
+            for (i64 ph = 0; ph < run; ++ph) rows[ph] = acc + (unit.slot[l * run + ph] * outputs + m) * pitch + lane;
+            write_row(w, k, unit, rows, first, box.size[2], bias ? bias[m] : T(0), y + m * out.stride[1], out.stride[4]);
+          }
+        }
+}
+
+}  // namespace
+
+template <class T>
+void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, i64 channels, const Box& box, T* panel, PanelPitch pitch) {
+  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
+  // Input coordinate of the panel's first element, for phase 0.
+  const auto start = [&](int i) { return p.axis[i].in_stride * (p.axis[i].first + box.at[i] - p.axis[i].shift_max) - p.axis[i].in_lo; };
+  const i64 columns = box.size[2] + w.shift_max - w.shift_min;
+  i64 plane = 0;
+  for (i64 pd : d.in_phases)
+    for (i64 ph : h.in_phases)
+      for (i64 pw : w.in_phases) {
+        const Inside inside(start(2) + pw, w.in_stride, w.in_size, columns);
+        for (i64 n = 0; n < box.batches; ++n)
+          for (i64 zd = 0; zd < box.size[0] + d.shift_max - d.shift_min; ++zd)
+            for (i64 zh = 0; zh < box.size[1] + h.shift_max - h.shift_min; ++zh) {
+              const i64 id = start(0) + pd + zd * d.in_stride, ih = start(1) + ph + zh * h.in_stride;
+              const bool outside = id < 0 || id >= d.in_size || ih < 0 || ih >= h.in_size;
+              const i64 at = (box.batch + n) * in.stride[0] + id * in.stride[2] + ih * in.stride[3] + (start(2) + pw) * in.stride[4];
+              pack_row(k, outside ? in.data : in.data + at, in.stride[1], in.stride[4] * w.in_stride,
+                       outside ? Inside(0, 1, 0, columns) : inside, channels, columns,
+                       panel + (plane * p.plane + p.lane(n, zd, zh)) * pitch.position, pitch);
+            }
+        ++plane;
+      }
+}
+
+template <class T>
+void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  std::vector<i64> element;  // of the kernel, in memory
+  for (i64 d = 0; d < p.axis[0].kernel; ++d)
+    for (i64 h = 0; h < p.axis[1].kernel; ++h)
+      for (i64 w = 0; w < p.axis[2].kernel; ++w) element.push_back(d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]);
+  parallel_for(p.groups * p.blocks, p.threads, [&](i64 task) {
+    const i64 group = task / p.blocks, b = task % p.blocks, outputs = p.block_outputs(b);
+    const T* from = weight.data + group * group_stride + b * p.block * weight.stride[1];
+    T* to = packed + (group * p.outputs + b * p.block) * p.channels * p.taps;
+    for (const Unit& unit : p.units)
+      for (const RowGroup& g : unit.groups) {
+        const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = tile_rows(k, rows, p.channels * taps);
+        for (i64 r = 0; r < rows; r += height) {
+          const i64 tall = std::min(height, rows - r);
+          for (i64 c = 0; c < p.channels; ++c)
+            for (i64 t = 0; t < taps; ++t)
+              for (i64 i = r; i < r + tall; ++i)
+                *to++ = from[c * weight.stride[0] + i % outputs * weight.stride[1] + element[std::size_t(g.taps[i / outputs][t])]];
+        }
+      }
+  });
+}
+
+template <class T>
+void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const T* bias, View<T> out) {
+  const Tasks tasks(p);
+  i64 unit_rows = 0;
+  for (const Unit& unit : p.units) unit_rows = std::max(unit_rows, i64(unit.slot.size()) * p.block);
+  parallel_for(tasks.count(), p.threads, [&](i64 task) {
+    const i64 turn = task % tasks.runs, group = task / tasks.runs % tasks.groups;
+    const Box box = tasks.boxes(p, task / (tasks.runs * tasks.groups));
+    const i64 lanes = box.lanes(p), pitch = round_up(lanes, 16) | 16;
+    T* panel = scratch<T>(0, p.panel);
+    T* acc = scratch<T>(1, unit_rows * pitch);
+    View<const T> from = in;
+    from.data += group * p.channels * in.stride[1];
+    pack_panel(p, k, from, p.channels, box, panel, {p.planes * p.plane, 1});
+    for (i64 b = turn * tasks.blocks_per_run; b < std::min(p.blocks, (turn + 1) * tasks.blocks_per_run); ++b) {
+      const i64 outputs = p.block_outputs(b), first = group * p.outputs + b * p.block;
+      const T* weights = packed + first * p.channels * p.taps;
+      View<T> to = out;
+      to.data += first * out.stride[1];
+      for (const Unit& unit : p.units) {
+        multiply(p, k, unit, panel, lanes, outputs, weights, acc, pitch);
+        write_unit(p, k, unit, box, outputs, acc, pitch, bias ? bias + first : nullptr, to);
+        for (const RowGroup& g : unit.groups) weights += g.slots * i64(g.offsets.size()) * outputs * p.channels;
+      }
+    }
+  });
+}
+
+#define TCONV_STENCIL(T)                                                                                 \
+  template void pack_panel<T>(const Plan&, const Kernels<T>&, const View<const T>&, i64, const Box&, T*, PanelPitch); \
+  template void pack_weights<T>(const Plan&, const Kernels<T>&, View<const T>, i64, T*);                 \
+  template void run<T>(const Plan&, const Kernels<T>&, View<const T>, const T*, const T*, View<T>);
+TCONV_STENCIL(float)
+TCONV_STENCIL(double)
+
+}  // namespace tconv

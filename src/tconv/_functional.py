@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layer and its two gradients as functions of arrays, and `stamp`, the textbook case."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _core, _problem
+from ._problem import Problem
+from ._runtime import Array, as_array, check_bias, compute_dtype, kernel_for, readable, result, same_dtype, thread_count, usable
+from ._spec import ArgumentError
+
+
+class Prepared(NamedTuple):
+    """A problem with the core's plan for it."""
+
+    problem: Problem
+    stencil: _core.Stencil
+
+
+def core_problem(problem: Problem) -> _core.Problem:
+    """The core's own form of a problem."""
+    spec = problem.spec
+    return _core.Problem(spec.batch, spec.in_channels, spec.out_channels, spec.groups, spec.input_size, spec.kernel_size, spec.stride,
+                         spec.dilation, spec.crop, problem.layout == "channels_last", problem.batched)  # fmt: skip
+
+
+def prepare(problem: Problem, forward: bool, dtype: np.dtype[Any], kernel: str, threads: int) -> Prepared:
+    """Plan a forward layer or its input gradient."""
+    isa = kernel.removeprefix("direct_")
+    return Prepared(problem, _core.Stencil(core_problem(problem), forward, dtype.itemsize == 8, isa, threads))
+
+
+def hashable(value: Any) -> Any:
+    """Lists as tuples, so that the words of a call can be the key of a cache."""
+    return tuple(hashable(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+@lru_cache(maxsize=256, typed=True)
+def _forward(x: tuple[int, ...], w: tuple[int, ...], double: bool, kernel: str, threads: int, words: tuple[tuple[str, Any], ...]) -> Prepared:
+    return prepare(_problem.forward(x, w, **dict(words)), True, np.dtype(np.float64 if double else np.float32), kernel, threads)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _backward(grad: tuple[int, ...], w: tuple[int, ...], input_size: Any, double: bool, kernel: str, threads: int,
+              words: tuple[tuple[str, Any], ...]) -> Prepared:  # fmt: skip
+    dtype = np.dtype(np.float64 if double else np.float32)
+    return prepare(_problem.grad_input(grad, w, input_size, **dict(words)), False, dtype, kernel, threads)
+
+
+def conv_transpose(
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    output_size: Any = None,
+    dilation: Any = 1,
+    groups: int = 1,
+    layout: str = "channels_first",
+    out: Array | None = None,
+    threads: int | None = None,
+    algorithm: str = "auto",
+) -> Array:
+    """Transposed convolution: every input element stamps a scaled kernel on the output, and stamps that overlap add up.
+
+    Shapes, with one to three spatial axes (their number is that of `w`):
+        x     (N, Cin, *I), or (N, *I, Cin) with layout="channels_last"; N may be absent
+        w     (Cin, Cout / groups, *kernel_size), as in PyTorch; the kernel is not flipped
+        bias  (Cout,) or None
+        ->    (N, Cout, *O) in the layout of x, with O = (I - 1) * stride + dilation * (kernel_size - 1) + 1 - lo - hi
+
+    `padding` crops the full output: an int, one int per axis, or one (lo, hi) pair per axis, where a negative number
+    appends zeros instead; "valid" crops nothing; "same" gives O = I * stride, as TensorFlow, Keras and JAX do.
+    `output_padding` (0 <= output_padding < max(stride, dilation)) lowers hi; `output_size` asks for O itself, at most
+    stride - 1 above the smallest. `stride`, `dilation` and `output_padding` are an int or one per axis.
+
+    float32 and float64 are computed as such; float16 and bfloat16 are accumulated in float32. All arrays share one
+    dtype. `out` takes the result: right shape and dtype, writeable, overlapping no input. `threads` never changes a bit
+    of the result. `algorithm` is "auto", "direct", or one of `tconv.kernels()`.
+
+    Raises `ArgumentError` (a ValueError), which names the argument, its value and the rule.
+
+    >>> import numpy as np, tconv
+    >>> x, w = np.ones((1, 2, 4, 4), np.float32), np.ones((2, 3, 4, 4), np.float32)
+    >>> tconv.conv_transpose(x, w, stride=2, padding=1).shape
+    (1, 3, 8, 8)
+
+    The arithmetic is that of Dumoulin and Visin, arXiv:1603.07285, section 4.
+    """
+    x, w = as_array("x", x), as_array("w", w)
+    dtype = compute_dtype("x", x)
+    same_dtype(("x", x), ("w", w))
+    words = (("stride", hashable(stride)), ("padding", hashable(padding)), ("output_padding", hashable(output_padding)),
+             ("output_size", hashable(output_size)), ("dilation", hashable(dilation)), ("groups", groups), ("layout", layout))  # fmt: skip
+    kernel, count = kernel_for(algorithm), thread_count(threads)
+    prepared = cached(_forward, x.shape, w.shape, dtype.itemsize == 8, kernel, count, words)
+    bias = None if bias is None else check_bias(bias, prepared.problem.spec.out_channels, w)
+    inputs = [a for a in (x, w, bias) if a is not None]
+    y = result(out, prepared.problem.output_shape, x.dtype, inputs, prepared.problem.spec)
+    add = None if bias is None else np.ascontiguousarray(readable(bias, dtype))
+    return into(y, dtype, lambda to: prepared.stencil.apply(readable(x, dtype), readable(w, dtype), add, to))
+
+
+def conv_transpose_grad_input(
+    grad: Any,
+    w: Any,
+    input_size: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    layout: str = "channels_first",
+    out: Array | None = None,
+    threads: int | None = None,
+    algorithm: str = "auto",
+) -> Array:
+    """Gradient of `conv_transpose` with respect to x: the strided convolution of `grad` with the same weight.
+
+    Shapes:
+        grad  (N, Cout, *O), or (N, *O, Cout) with layout="channels_last"; N may be absent
+        w     (Cin, Cout / groups, *kernel_size)
+        ->    (N, Cin, *input_size) in the layout of grad
+
+    `input_size` (an int or one per axis) is needed only where several sizes give O; the smallest is taken otherwise.
+    It is the exact adjoint: sum(grad * conv_transpose(x, w)) == sum(conv_transpose_grad_input(grad, w) * x). All other
+    arguments, and the errors, are those of `conv_transpose`.
+
+    >>> import numpy as np, tconv
+    >>> grad, w = np.ones((1, 3, 8, 8), np.float32), np.ones((2, 3, 4, 4), np.float32)
+    >>> tconv.conv_transpose_grad_input(grad, w, stride=2, padding=1).shape
+    (1, 2, 4, 4)
+    """
+    grad, w = as_array("grad", grad), as_array("w", w)
+    dtype = compute_dtype("grad", grad)
+    same_dtype(("grad", grad), ("w", w))
+    words = (("stride", hashable(stride)), ("padding", hashable(padding)), ("output_padding", hashable(output_padding)),
+             ("dilation", hashable(dilation)), ("groups", groups), ("layout", layout))  # fmt: skip
+    kernel, count = kernel_for(algorithm), thread_count(threads)
+    prepared = cached(_backward, grad.shape, w.shape, hashable(input_size), dtype.itemsize == 8, kernel, count, words)
+    x = result(out, prepared.problem.input_shape, grad.dtype, [grad, w], prepared.problem.spec)
+    return into(x, dtype, lambda to: prepared.stencil.apply(readable(grad, dtype), readable(w, dtype), None, to))
+
+
+def conv_transpose_grad_weight(
+    x: Any,
+    grad: Any,
+    kernel_size: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    layout: str = "channels_first",
+    out: Array | None = None,
+    threads: int | None = None,
+    algorithm: str = "auto",
+) -> Array:
+    """Gradient of `conv_transpose` with respect to w: the correlation of x with `grad`, one sum a tap.
+
+    Shapes:
+        x     (N, Cin, *I), or (N, *I, Cin) with layout="channels_last"; N may be absent
+        grad  (N, Cout, *O) in the same layout
+        ->    (Cin, Cout / groups, *kernel_size)
+
+    `kernel_size` is an int or one per axis. All other arguments, and the errors, are those of `conv_transpose`. The
+    gradient with respect to bias is the sum of `grad` over all axes but the channels.
+
+    >>> import numpy as np, tconv
+    >>> x, grad = np.ones((1, 2, 4, 4), np.float32), np.ones((1, 3, 8, 8), np.float32)
+    >>> tconv.conv_transpose_grad_weight(x, grad, (4, 4), stride=2, padding=1).shape
+    (2, 3, 4, 4)
+    """
+    x, grad = as_array("x", x), as_array("grad", grad)
+    dtype = compute_dtype("x", x)
+    same_dtype(("x", x), ("grad", grad))
+    problem = _problem.grad_weight(x.shape, grad.shape, kernel_size, stride=stride, padding=padding, output_padding=output_padding,
+                                   dilation=dilation, groups=groups, layout=layout)  # fmt: skip
+    w = result(out, problem.spec.weight_shape, x.dtype, [x, grad], problem.spec)
+    isa, count = kernel_for(algorithm).removeprefix("direct_"), thread_count(threads)
+    core = core_problem(problem)
+    return into(w, dtype, lambda to: _core.grad_weight(core, isa, readable(x, dtype), readable(grad, dtype), to, count))
+
+
+def stamp(x: Any, kernel: Any, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, output_size: Any = None,
+          dilation: Any = 1) -> Array:  # fmt: skip
+    """Transposed convolution of plain arrays without channels: the textbook case.
+
+    `x` and `kernel` are numeric arrays of one rank, 1 to 3; float32 stays float32, all else is computed in float64. The
+    other arguments, and the errors, are those of `conv_transpose`.
+
+    >>> stamp([[0, 1], [2, 3]], [[4, 1], [2, 3]])
+    array([[ 0.,  4.,  1.],
+           [ 8., 16.,  6.],
+           [ 4., 12.,  9.]])
+    """
+    arrays = {name: as_array(name, value) for name, value in (("x", x), ("kernel", kernel))}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+            raise ArgumentError(name, array.dtype.name, "must hold real numbers")
+        if not 1 <= array.ndim <= 3 or array.ndim != arrays["x"].ndim:
+            raise ArgumentError(name, array.shape, "must have 1 to 3 axes, as many as the other array")
+    single = all(array.dtype == np.float32 for array in arrays.values())
+    data, taps = (array.astype(np.float32 if single else np.float64, copy=False) for array in arrays.values())
+    return conv_transpose(data[None, None], taps[None, None], stride=stride, padding=padding, output_padding=output_padding,
+                          output_size=output_size, dilation=dilation)[0, 0]  # fmt: skip
+
+
+def cached(function: Any, *key: Any) -> Prepared:
+    """A cached plan; words that cannot be a key (and are wrong anyway) go past the cache to the error they deserve."""
+    try:
+        return function(*key)  # type: ignore[no-any-return]
+    except TypeError:
+        return function.__wrapped__(*key)  # type: ignore[no-any-return]
+
+
+def into(result: Array, dtype: np.dtype[Any], run: Any) -> Array:
+    """Run into the result, by way of an array of the computing dtype where the core cannot write the result itself."""
+    direct = usable(result, dtype)
+    target = result if direct else np.empty(result.shape, dtype)
+    run(target)
+    if not direct:
+        result[...] = target
+    return result
+

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds a call to the core: kernels and threads, dtypes, and the arrays that may be handed over."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from ._spec import ArgumentError, integer
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_threads: int | None = None  # None: as many as there are processors for us
+
+
+def get_num_threads() -> int:
+    """How many threads a call uses when it does not say: all processors this process may run on, unless set."""
+    return _threads or _processors()
+
+
+def set_num_threads(n: int | None) -> None:
+    """Set how many threads calls use by default (at least 1); None goes back to all processors.
+
+    Results do not depend on it, to the bit.
+
+    >>> import tconv
+    >>> tconv.set_num_threads(1)
+    >>> tconv.get_num_threads()
+    1
+    >>> tconv.set_num_threads(None)
+    """
+    global _threads
+    _threads = None if n is None else thread_count(n)
+
+
+def thread_count(threads: int | None) -> int:
+    """The `threads` argument of a call as a number."""
+    if threads is None:
+        return get_num_threads()
+    count = integer("threads", threads)
+    if not 1 <= count <= 1024:
+        raise ArgumentError("threads", threads, "must lie in [1, 1024], or be None for the default")
+    return count
+
+
+@lru_cache(maxsize=1)
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def kernels() -> tuple[str, ...]:
+    """Names of the kernels this processor runs, best first; each may be given as `algorithm`.
+
+    >>> import tconv
+    >>> tconv.kernels()[-1]
+    'direct_scalar'
+    """
+    return tuple(f"direct_{name}" for name, supported in _core.isas() if supported)
+
+
+def kernel_for(algorithm: str) -> str:
+    """The kernel that an `algorithm` argument means: "auto" and "direct" are the best one here."""
+    names = kernels()
+    if algorithm in ("auto", "direct"):
+        return names[0]
+    if algorithm in names:
+        return algorithm
+    known = [f"direct_{name}" for name, _ in _core.isas()]
+    rule = "is not run by this processor" if algorithm in known else "is not known"
+    raise ArgumentError("algorithm", algorithm, f'{rule}; choose "auto", "direct" or one of {", ".join(names)}')
+
+
+def config() -> dict[str, Any]:
+    """Facts about this build and machine, as `show_config` prints them."""
+    from . import __version__
+
+    return {
+        "tconv": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "kernels": {f"direct_{name}": supported for name, supported in _core.isas()},
+        "kernel": kernels()[0],
+        "threads": get_num_threads(),
+    }
+
+
+def show_config() -> None:
+    """Print version, machine, kernels and threads: what a bug report needs."""
+    for key, value in config().items():
+        if isinstance(value, dict):
+            value = ", ".join(name if on else f"{name} (not on this processor)" for name, on in value.items())
+        print(f"{key:10} {value}")
+
+
+def compute_dtype(name: str, array: Array) -> np.dtype[Any]:
+    """The dtype the core computes in: float64 for float64, float32 for float32, float16 and bfloat16."""
+    dtype = array.dtype
+    if dtype.kind == "f" and dtype.itemsize == 8:
+        return np.dtype(np.float64)
+    if (dtype.kind == "f" and dtype.itemsize in (2, 4)) or dtype.name == "bfloat16":
+        return np.dtype(np.float32)
+    raise ArgumentError(name, dtype.name, "must be an array of float32, float64, float16 or bfloat16")
+
+
+def same_dtype(first: tuple[str, Array], *others: tuple[str, Array]) -> None:
+    """All arrays of a call share one dtype; nothing is promoted silently."""
+    for name, array in others:
+        if array.dtype != first[1].dtype:
+            raise ArgumentError(name, array.dtype.name, f"must have the dtype of {first[0]}, {first[1].dtype.name}")
+
+
+def as_array(name: str, value: Any) -> Array:
+    """An array argument: an ndarray, or what NumPy makes one of."""
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        raise ArgumentError(name, type(value).__name__, f"must be an array ({error})") from None
+
+
+def usable(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether the core can use the array as it lies: dtype, byte order, alignment, strides of whole elements."""
+    return array.dtype == dtype and array.flags.aligned and not any(s % array.itemsize for s in array.strides)
+
+
+def readable(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array as the core can read it: itself, or a copy where it is not usable."""
+    return array if usable(array, dtype) else np.array(array, dtype=dtype, order="K", copy=True)
+
+
+def check_bias(bias: Any, channels: int, like: Array) -> Array:
+    array = as_array("bias", bias)
+    same_dtype(("w", like), ("bias", array))
+    if array.shape != (channels,):
+        raise ArgumentError("bias", array.shape, f"must have the shape ({channels},), one value an output channel")
+    return array
+
+
+def result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Iterable[Array], problem: object) -> Array:
+    """Where the result goes: a new array, or `out` once it is known to be fit for it."""
+    if out is None:
+        check_memory(shape, dtype.itemsize, problem)
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise ArgumentError("out", type(out).__name__, "must be a NumPy array", problem)
+    if out.shape != shape:
+        raise ArgumentError("out", out.shape, f"must have the shape of the result, {shape}", problem)
+    if out.dtype != dtype:
+        raise ArgumentError("out", out.dtype.name, f"must have the dtype of the result, {dtype.name}", problem)
+    if not out.flags.writeable:
+        raise ArgumentError("out", out.shape, "is read-only", problem)
+    if _overlaps_itself(out):
+        raise ArgumentError("out", out.strides, "overlaps itself: its strides let two elements share memory", problem)
+    for array in inputs:
+        if np.may_share_memory(out, array) and _share(out, array):
+            raise ArgumentError("out", out.shape, "overlaps an input in memory", problem)
+    return out
+
+
+def _share(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Sufficient for every view made by slicing and transposing: each stride steps over all that the smaller ones span."""
+    span = array.itemsize
+    for stride, size in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        if stride < span:
+            return True
+        span += stride * (size - 1)
+    return False
+
+
+def check_memory(shape: tuple[int, ...], itemsize: int, problem: object) -> None:
+    """Refuse a result larger than the machine's memory before asking for it."""
+    needed = prod(shape) * itemsize
+    if needed > _memory():
+        raise ArgumentError("output shape", shape, f"needs {needed / 2**30:.1f} GiB, more than this machine's memory of "
+                            f"{_memory() / 2**30:.1f} GiB", problem)  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _memory() -> int:
+    """Bytes of memory, or 2**40 where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**40
