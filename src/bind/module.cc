@@ -12,8 +12,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "../core/layer.h"
 #include "../core/parallel.h"
-#include "../core/plan.h"
 
 namespace nb = nanobind;
 using namespace tconv;
@@ -99,28 +99,33 @@ struct Problem {
   }
 };
 
-const Isa& isa(const std::string& name) {
-  const Isa* found = find_isa(name.c_str());
+// A kernel's name: METHOD_ISA, where the method "direct" leaves the orientation to the estimates.
+const Isa& isa(const std::string& kernel) {
+  const Isa* found = find_isa(kernel.substr(kernel.find('_') + 1).c_str());
   require(found, "no such kernel, or this processor lacks it");
   return *found;
+}
+
+Method method(const std::string& kernel) {
+  const std::string name = kernel.substr(0, kernel.find('_'));
+  if (name == "positions") return Method::positions;
+  if (name == "channels") return Method::channels;
+  require(name == "direct", "no such kernel");
+  return Method::automatic;
 }
 
 // A prepared stencil: geometry and kernel fixed, weights packed by the caller or anew in every call.
 class Stencil {
  public:
   Stencil(const Problem& problem, bool forward, bool is_double, const std::string& kernel, int threads)
-      : problem_(problem), forward_(forward), double_(is_double), isa_(isa(kernel)),
-        plan_(problem.spec, forward ? Direction::forward : Direction::grad_input, std::max(threads, 1), is_double ? 8 : 4) {}
+      : problem_(problem), forward_(forward), double_(is_double),
+        layer_(problem.spec, forward ? Direction::forward : Direction::grad_input, isa(kernel), method(kernel), std::max(threads, 1),
+               is_double ? 8 : 4) {}
 
-  i64 weight_elements() const { return plan_.weight_elements(); }
-
-  // What the order of packed weights depends on beside weight and kernel: the output phases that exist.
-  std::vector<i64> signature() const {
-    std::vector<i64> found;
-    for (const StencilAxis& a : plan_.axis)
-      for (const auto& range : a.out_phases) found.insert(found.end(), {range.first, range.second});
-    return found;
-  }
+  i64 weight_elements() const { return layer_.weight_elements(); }
+  std::vector<i64> signature() const { return layer_.signature(); }
+  std::string method_name() const { return layer_.channels ? "channels" : "positions"; }
+  std::string why() const { return layer_.why; }
 
   void pack(const In& weight, const Out& packed) const { double_ ? pack_as<double>(weight, packed) : pack_as<float>(weight, packed); }
 
@@ -140,15 +145,7 @@ class Stencil {
     check_vector<T>(packed, weight_elements(), "packed");
     T* to = static_cast<T*>(packed.data());
     nb::gil_scoped_release release;
-    pack_weight<T>(from, to);
-  }
-
-  // The forward layer sums over input channels (stride 0) and writes output channels (stride 1); grad_input the other way.
-  template <class T>
-  void pack_weight(View<const T> weight, T* to) const {
-    const i64 group_stride = weight.stride[0] * (problem_.spec.in_channels / problem_.spec.groups);
-    if (!forward_) std::swap(weight.stride[0], weight.stride[1]);
-    pack_weights<T>(plan_, isa_.kernels<T>(), weight, group_stride, to);
+    layer_.pack<T>(from, to);
   }
 
   // The arrays of a call, checked.
@@ -172,8 +169,8 @@ class Stencil {
     const View<const T> from = problem_.weight<const T>(weight);
     nb::gil_scoped_release release;
     T* packed = scratch<T>(3, weight_elements());
-    pack_weight<T>(from, packed);
-    tconv::run<T>(plan_, isa_.kernels<T>(), call.x, packed, call.bias, call.out);
+    layer_.pack<T>(from, packed);
+    layer_.run<T>(call.x, packed, call.bias, call.out);
   }
 
   template <class T>
@@ -182,7 +179,7 @@ class Stencil {
     check_vector<T>(packed, weight_elements(), "packed");
     const T* weights = static_cast<const T*>(packed.data());
     nb::gil_scoped_release release;
-    tconv::run<T>(plan_, isa_.kernels<T>(), call.x, weights, call.bias, call.out);
+    layer_.run<T>(call.x, weights, call.bias, call.out);
   }
 
   template <class T, class Array>
@@ -193,8 +190,7 @@ class Stencil {
 
   Problem problem_;
   bool forward_, double_;
-  const Isa& isa_;
-  Plan plan_;
+  Layer layer_;
 };
 
 template <class T>
@@ -218,6 +214,8 @@ NB_MODULE(_core, m) {
       .def(nb::init<const Problem&, bool, bool, const std::string&, int>(), nb::arg("problem"), nb::arg("forward"), nb::arg("double"),
            nb::arg("kernel"), nb::arg("threads"))
       .def_prop_ro("weight_elements", &Stencil::weight_elements)
+      .def_prop_ro("method", &Stencil::method_name)
+      .def_prop_ro("why", &Stencil::why)
       .def_prop_ro("signature", &Stencil::signature)
       .def("apply", &Stencil::apply, nb::arg("x").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert().none(),
            nb::arg("out").noconvert())

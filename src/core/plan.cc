@@ -12,38 +12,6 @@ namespace {
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 1024;
 constexpr i64 kUnitRows = 48;  // accumulator rows of a unit: a multiple of every tall tile (12, 8, 6, 4)
 
-StencilAxis make_axis(const Axis& a, Direction direction) {
-  const bool forward = direction == Direction::forward;
-  StencilAxis s{};
-  s.kernel = a.kernel;
-  s.in_size = forward ? a.size : a.output();
-  s.out_size = forward ? a.output() : a.size;
-  s.in_stride = forward ? 1 : a.stride;
-  s.out_stride = forward ? a.stride : 1;
-  s.in_lo = forward ? 0 : a.lo;
-  s.out_lo = forward ? a.lo : 0;
-  for (i64 t = 0; t < a.kernel; ++t) {
-    const i64 at = t * a.dilation, phase = at % a.stride, shift = at / a.stride;
-    s.taps.push_back(forward ? Tap{t, phase, 0, shift} : Tap{t, 0, phase, -shift});
-    s.in_phases.push_back(s.taps.back().in_phase);
-  }
-  std::sort(s.in_phases.begin(), s.in_phases.end());
-  s.in_phases.erase(std::unique(s.in_phases.begin(), s.in_phases.end()), s.in_phases.end());
-  const auto by_shift = [](const Tap& x, const Tap& y) { return x.shift < y.shift; };
-  s.shift_min = std::min_element(s.taps.begin(), s.taps.end(), by_shift)->shift;
-  s.shift_max = std::max_element(s.taps.begin(), s.taps.end(), by_shift)->shift;
-  const i64 phase = s.out_lo - floor_div(s.out_lo, s.out_stride) * s.out_stride, last = phase + s.out_size;
-  if (s.out_size >= s.out_stride)
-    s.out_phases = {{0, s.out_stride}};
-  else if (last <= s.out_stride)
-    s.out_phases = {{phase, last}};
-  else
-    s.out_phases = {{0, last - s.out_stride}, {phase, s.out_stride}};
-  s.first = floor_div(s.out_lo, s.out_stride);
-  s.count = floor_div(s.out_lo + s.out_size - 1, s.out_stride) - s.first + 1;
-  return s;
-}
-
 // The taps of one output phase of an axis.
 std::vector<Tap> taps_of(const StencilAxis& a, i64 phase) {
   std::vector<Tap> found;
@@ -148,6 +116,36 @@ void make_units(Plan& plan) {
 
 }  // namespace
 
+StencilAxis::StencilAxis(const Axis& a, Direction direction) {
+  const bool forward = direction == Direction::forward;
+  kernel = a.kernel;
+  in_size = forward ? a.size : a.output();
+  out_size = forward ? a.output() : a.size;
+  in_stride = forward ? 1 : a.stride;
+  out_stride = forward ? a.stride : 1;
+  in_lo = forward ? 0 : a.lo;
+  out_lo = forward ? a.lo : 0;
+  for (i64 t = 0; t < a.kernel; ++t) {
+    const i64 at = t * a.dilation, phase = at % a.stride, shift = at / a.stride;
+    taps.push_back(forward ? Tap{t, phase, 0, shift} : Tap{t, 0, phase, -shift});
+    in_phases.push_back(taps.back().in_phase);
+  }
+  std::sort(in_phases.begin(), in_phases.end());
+  in_phases.erase(std::unique(in_phases.begin(), in_phases.end()), in_phases.end());
+  const auto by_shift = [](const Tap& x, const Tap& y) { return x.shift < y.shift; };
+  shift_min = std::min_element(taps.begin(), taps.end(), by_shift)->shift;
+  shift_max = std::max_element(taps.begin(), taps.end(), by_shift)->shift;
+  const i64 lead = out_lo - floor_div(out_lo, out_stride) * out_stride, end = lead + out_size;
+  if (out_size >= out_stride)
+    out_phases = {{0, out_stride}};
+  else if (end <= out_stride)
+    out_phases = {{lead, end}};
+  else
+    out_phases = {{0, end - out_stride}, {lead, out_stride}};
+  first = floor_div(out_lo, out_stride);
+  count = floor_div(out_lo + out_size - 1, out_stride) - first + 1;
+}
+
 Plan::Plan(const Spec& spec, Direction direction, int threads_, i64 element_bytes)
     : batch(spec.batch), groups(spec.groups), threads(threads_) {
   const bool is_forward = direction == Direction::forward;
@@ -155,7 +153,7 @@ Plan::Plan(const Spec& spec, Direction direction, int threads_, i64 element_byte
   outputs = (is_forward ? spec.out_channels : spec.in_channels) / groups;
   planes = taps = 1;
   for (int i = 0; i < 3; ++i) {
-    axis[i] = make_axis(spec.axis[i], direction);
+    axis[i] = StencilAxis(spec.axis[i], direction);
     planes *= i64(axis[i].in_phases.size());
     taps *= axis[i].kernel;
   }
@@ -165,7 +163,7 @@ Plan::Plan(const Spec& spec, Direction direction, int threads_, i64 element_byte
   for (StencilAxis& a : axis) a.extent = a.box + a.shift_max - a.shift_min;
   // An odd number of lines: planes a power of two apart would compete for the same sets of the first-level cache.
   plane = round_up(box_batch * axis[0].extent * axis[1].extent * axis[2].extent, 16) | 16;
-  panel = channels * planes * plane + 64;  // the last tile of lanes reads up to a vector beyond the last position
+  panel = channels * planes * plane + kSlack;
   make_units(*this);
 }
 

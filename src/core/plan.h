@@ -26,11 +26,19 @@ namespace tconv {
 // Phases along a row that are computed together at most: a run of them is still a whole line of output.
 constexpr i64 kPhaseMost = 64;
 
+// The last vector of a panel's lanes may read this many elements beyond the last position.
+constexpr i64 kSlack = 16;
+
 struct Tap {
   i64 tap, out_phase, in_phase, shift;
 };
 
+enum class Direction { forward, grad_input };
+
 struct StencilAxis {
+  StencilAxis() = default;
+  StencilAxis(const Axis& axis, Direction direction);
+
   i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
   std::vector<Tap> taps;
   std::vector<i64> in_phases;                    // those that some tap reads
@@ -58,8 +66,6 @@ struct Unit {
   std::vector<i64> slot;      // [lead][phase - begin] -> row block of the accumulator panel
   std::vector<RowGroup> groups;
 };
-
-enum class Direction { forward, grad_input };
 
 struct Plan {
   Plan(const Spec& spec, Direction direction, int threads, i64 element_bytes);

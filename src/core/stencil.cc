@@ -136,25 +136,27 @@ void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box&
 template <class T>
 void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, i64 channels, const Box& box, T* panel, PanelPitch pitch) {
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  // Input coordinate of the panel's first element, for phase 0.
+  // Input coordinate of the panel's first element, for phase 0; and how many inputs along an axis the box needs.
   const auto start = [&](int i) { return p.axis[i].in_stride * (p.axis[i].first + box.at[i] - p.axis[i].shift_max) - p.axis[i].in_lo; };
-  const i64 columns = box.size[2] + w.shift_max - w.shift_min;
+  const auto needed = [&](int i) { return box.size[i] + p.axis[i].shift_max - p.axis[i].shift_min; };
   i64 plane = 0;
   for (i64 pd : d.in_phases)
     for (i64 ph : h.in_phases)
       for (i64 pw : w.in_phases) {
-        const Inside inside(start(2) + pw, w.in_stride, w.in_size, columns);
+        T* to = panel + plane++ * p.plane * pitch.position;
+        const Inside inside(start(2) + pw, w.in_stride, w.in_size, w.extent);
+        // What lies between rows and after them is computed too, though never used: it must be some number, hence written.
         for (i64 n = 0; n < box.batches; ++n)
-          for (i64 zd = 0; zd < box.size[0] + d.shift_max - d.shift_min; ++zd)
-            for (i64 zh = 0; zh < box.size[1] + h.shift_max - h.shift_min; ++zh) {
+          for (i64 zd = 0; zd < d.extent; ++zd)
+            for (i64 zh = 0; zh < h.extent; ++zh) {
               const i64 id = start(0) + pd + zd * d.in_stride, ih = start(1) + ph + zh * h.in_stride;
-              const bool outside = id < 0 || id >= d.in_size || ih < 0 || ih >= h.in_size;
+              const bool outside = id < 0 || id >= d.in_size || ih < 0 || ih >= h.in_size || zd >= needed(0) || zh >= needed(1);
               const i64 at = (box.batch + n) * in.stride[0] + id * in.stride[2] + ih * in.stride[3] + (start(2) + pw) * in.stride[4];
               pack_row(k, outside ? in.data : in.data + at, in.stride[1], in.stride[4] * w.in_stride,
-                       outside ? Inside(0, 1, 0, columns) : inside, channels, columns,
-                       panel + (plane * p.plane + p.lane(n, zd, zh)) * pitch.position, pitch);
+                       outside ? Inside(0, 1, 0, w.extent) : inside, channels, w.extent, to + p.lane(n, zd, zh) * pitch.position, pitch);
             }
-        ++plane;
+        const i64 end = p.lane(box.batches, 0, 0);
+        pack_row(k, in.data, 0, 0, Inside(0, 1, 0, p.plane - end), channels, p.plane - end, to + end * pitch.position, pitch);
       }
 }
 
@@ -164,21 +166,31 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
   for (i64 d = 0; d < p.axis[0].kernel; ++d)
     for (i64 h = 0; h < p.axis[1].kernel; ++h)
       for (i64 w = 0; w < p.axis[2].kernel; ++w) element.push_back(d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]);
-  parallel_for(p.groups * p.blocks, p.threads, [&](i64 task) {
-    const i64 group = task / p.blocks, b = task % p.blocks, outputs = p.block_outputs(b);
-    const T* from = weight.data + group * group_stride + b * p.block * weight.stride[1];
-    T* to = packed + (group * p.outputs + b * p.block) * p.channels * p.taps;
-    for (const Unit& unit : p.units)
-      for (const RowGroup& g : unit.groups) {
-        const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = tile_rows(k, rows, p.channels * taps);
-        for (i64 r = 0; r < rows; r += height) {
-          const i64 tall = std::min(height, rows - r);
-          for (i64 c = 0; c < p.channels; ++c)
+  // Channel by channel, as the weight usually lies in memory; the order of one channel's weights in a tile is worked out once.
+  constexpr i64 kChannels = 16;
+  const i64 chunks = ceil_div(p.channels, kChannels);
+  parallel_for(p.groups * chunks, p.threads, [&](i64 task) {
+    const i64 group = task / chunks, begin = task % chunks * kChannels, end = std::min(p.channels, begin + kChannels);
+    std::vector<i64> order;
+    for (i64 b = 0; b < p.blocks; ++b) {
+      const i64 outputs = p.block_outputs(b), first = b * p.block;
+      const T* from = weight.data + group * group_stride + first * weight.stride[1];
+      T* to = packed + (group * p.outputs + first) * p.channels * p.taps;
+      for (const Unit& unit : p.units)
+        for (const RowGroup& g : unit.groups) {
+          const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = tile_rows(k, rows, p.channels * taps);
+          for (i64 r = 0; r < rows; r += height) {
+            order.clear();
             for (i64 t = 0; t < taps; ++t)
-              for (i64 i = r; i < r + tall; ++i)
-                *to++ = from[c * weight.stride[0] + i % outputs * weight.stride[1] + element[std::size_t(g.taps[i / outputs][t])]];
+              for (i64 i = r; i < std::min(rows, r + height); ++i)
+                order.push_back(i % outputs * weight.stride[1] + element[std::size_t(g.taps[i / outputs][t])]);
+            const i64 size = i64(order.size());
+            for (i64 c = begin; c < end; ++c)
+              for (i64 i = 0; i < size; ++i) to[c * size + i] = from[c * weight.stride[0] + order[i]];
+            to += p.channels * size;
+          }
         }
-      }
+    }
   });
 }
 
@@ -196,6 +208,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
     View<const T> from = in;
     from.data += group * p.channels * in.stride[1];
     pack_panel(p, k, from, p.channels, box, panel, {p.planes * p.plane, 1});
+    std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
     for (i64 b = turn * tasks.blocks_per_run; b < std::min(p.blocks, (turn + 1) * tasks.blocks_per_run); ++b) {
       const i64 outputs = p.block_outputs(b), first = group * p.outputs + b * p.block;
       const T* weights = packed + first * p.channels * p.taps;

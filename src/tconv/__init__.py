@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """tconv: the transposed convolutional layer, exact in every framework's terms, fast on a CPU."""
 
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as _version
-
 from . import reference as reference
 from ._functional import conv_transpose as conv_transpose
 from ._functional import conv_transpose_grad_input as conv_transpose_grad_input
 from ._functional import conv_transpose_grad_weight as conv_transpose_grad_weight
 from ._functional import stamp as stamp
 from ._operator import Operator as Operator
+from ._runtime import __version__ as __version__
 from ._runtime import config as config
 from ._runtime import get_num_threads as get_num_threads
 from ._runtime import kernels as kernels
@@ -18,11 +16,6 @@ from ._runtime import show_config as show_config
 from ._spec import ArgumentError as ArgumentError
 from ._spec import Axis as Axis
 from ._spec import Spec as Spec
-
-try:
-    __version__ = _version("tconv")
-except PackageNotFoundError:  # a source tree that is not installed
-    __version__ = "0+unknown"
 
 __all__ = [
     "ArgumentError",

@@ -30,8 +30,7 @@ def core_problem(problem: Problem) -> _core.Problem:
 
 def prepare(problem: Problem, forward: bool, dtype: np.dtype[Any], kernel: str, threads: int) -> Prepared:
     """Plan a forward layer or its input gradient."""
-    isa = kernel.removeprefix("direct_")
-    return Prepared(problem, _core.Stencil(core_problem(problem), forward, dtype.itemsize == 8, isa, threads))
+    return Prepared(problem, _core.Stencil(core_problem(problem), forward, dtype.itemsize == 8, kernel, threads))
 
 
 def hashable(value: Any) -> Any:
@@ -185,9 +184,9 @@ def conv_transpose_grad_weight(
     problem = _problem.grad_weight(x.shape, grad.shape, kernel_size, stride=stride, padding=padding, output_padding=output_padding,
                                    dilation=dilation, groups=groups, layout=layout)  # fmt: skip
     w = result(out, problem.spec.weight_shape, x.dtype, [x, grad], problem.spec)
-    isa, count = kernel_for(algorithm).removeprefix("direct_"), thread_count(threads)
+    kernel, count = kernel_for(algorithm), thread_count(threads)
     core = core_problem(problem)
-    return into(w, dtype, lambda to: _core.grad_weight(core, isa, readable(x, dtype), readable(grad, dtype), to, count))
+    return into(w, dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), readable(grad, dtype), to, count))
 
 
 def stamp(x: Any, kernel: Any, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, output_size: Any = None,
@@ -210,8 +209,9 @@ def stamp(x: Any, kernel: Any, *, stride: Any = 1, padding: Any = 0, output_padd
             raise ArgumentError(name, array.shape, "must have 1 to 3 axes, as many as the other array")
     single = all(array.dtype == np.float32 for array in arrays.values())
     data, taps = (array.astype(np.float32 if single else np.float64, copy=False) for array in arrays.values())
-    return conv_transpose(data[None, None], taps[None, None], stride=stride, padding=padding, output_padding=output_padding,
-                          output_size=output_size, dilation=dilation)[0, 0]  # fmt: skip
+    y = conv_transpose(data[None, None], taps[None, None], stride=stride, padding=padding, output_padding=output_padding,
+                       output_size=output_size, dilation=dilation)  # fmt: skip
+    return y.reshape(y.shape[2:])
 
 
 def cached(function: Any, *key: Any) -> Prepared:

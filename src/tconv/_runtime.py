@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterable
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from typing import Any
 
@@ -16,6 +17,11 @@ from . import _core
 from ._spec import ArgumentError, integer
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+try:
+    __version__ = version("tconv")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"
 
 _threads: int | None = None  # None: as many as there are processors for us
 
@@ -55,14 +61,25 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+METHODS = ("direct", "positions", "channels")
+
+
 def kernels() -> tuple[str, ...]:
     """Names of the kernels this processor runs, best first; each may be given as `algorithm`.
 
+    A name is METHOD_ISA. The method says what a vector's lanes run over: output "positions" or output "channels";
+    "direct" takes the one that is estimated faster for the problem.
+
     >>> import tconv
-    >>> tconv.kernels()[-1]
-    'direct_scalar'
+    >>> [name for name in tconv.kernels() if name.endswith("scalar")]
+    ['direct_scalar', 'positions_scalar', 'channels_scalar']
     """
-    return tuple(f"direct_{name}" for name, supported in _core.isas() if supported)
+    return _names(False)
+
+
+@lru_cache(maxsize=2)
+def _names(all_of_this_build: bool) -> tuple[str, ...]:
+    return tuple(f"{method}_{isa}" for isa, supported in _core.isas() if supported or all_of_this_build for method in METHODS)
 
 
 def kernel_for(algorithm: str) -> str:
@@ -72,22 +89,19 @@ def kernel_for(algorithm: str) -> str:
         return names[0]
     if algorithm in names:
         return algorithm
-    known = [f"direct_{name}" for name, _ in _core.isas()]
-    rule = "is not run by this processor" if algorithm in known else "is not known"
+    rule = "is not run by this processor" if algorithm in _names(True) else "is not known"
     raise ArgumentError("algorithm", algorithm, f'{rule}; choose "auto", "direct" or one of {", ".join(names)}')
 
 
 def config() -> dict[str, Any]:
     """Facts about this build and machine, as `show_config` prints them."""
-    from . import __version__
-
     return {
         "tconv": __version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "kernels": {f"direct_{name}": supported for name, supported in _core.isas()},
+        "kernels": {name: name in kernels() for name in _names(True)},
         "kernel": kernels()[0],
         "threads": get_num_threads(),
     }
@@ -168,8 +182,9 @@ def result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Itera
 
 
 def _share(a: Array, b: Array) -> bool:
+    """Whether two arrays whose bounds overlap share an element; a question too hard to settle quickly counts as yes."""
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return bool(np.shares_memory(a, b, max_work=10_000))  # type: ignore[arg-type]  # NumPy's stub knows only -1 and 0
     except np.exceptions.TooHardError:
         return True
 

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "layer.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace tconv {
+namespace {
+
+// Multiply-adds of one image, channel and output channel that land inside: (position, tap) pairs of all axes.
+double useful_pairs(const StencilAxis* axis) {
+  double product = 1;
+  for (int i = 0; i < 3; ++i) {
+    const StencilAxis& a = axis[i];
+    double pairs = 0;
+    for (const Tap& t : a.taps) {
+      // outputs o = out_stride * q + phase - out_lo and inputs in_stride * (q - shift) + in_phase - in_lo both in range
+      const i64 first = std::max(ceil_div(a.out_lo - t.out_phase, a.out_stride), ceil_div(a.in_lo - t.in_phase, a.in_stride) + t.shift);
+      const i64 last = std::min(floor_div(a.out_lo + a.out_size - 1 - t.out_phase, a.out_stride),
+                                floor_div(a.in_lo + a.in_size - 1 - t.in_phase, a.in_stride) + t.shift);
+      pairs += double(std::max<i64>(0, last - first + 1));
+    }
+    product *= pairs;
+  }
+  return product;
+}
+
+// Estimated cycles of one thread, in the terms of tile_rows: two vector multiply-adds a cycle at best.
+double positions_cycles(const Plan& p, int lanes) {
+  const Boxes boxes(p);
+  const double vectors = double(boxes.count()) * double(ceil_div(boxes(p, 0).lanes(p), lanes));
+  double rows = 0;  // multiply-adds a vector of lanes and channel, low tiles counted at what they reach
+  for (const Unit& u : p.units)
+    for (const RowGroup& g : u.groups) {
+      const double n = double(g.slots * p.block);
+      rows += n * double(g.offsets.size()) * (n < 4 ? 4 / n : 1.0) * double(p.outputs) / double(p.block);
+    }
+  const double moved = double(p.channels * p.planes) + 1.5 * double(p.outputs * p.axis[0].out_stride * p.axis[1].out_stride * p.axis[2].out_stride);
+  return double(p.groups) * vectors * (0.55 * rows * double(p.channels) + 2 * moved);
+}
+
+double channels_cycles(const Plan& p, int lanes) {
+  const double pairs = double(p.batch) * useful_pairs(p.axis);
+  const double vectors = double(ceil_div(p.outputs, lanes));
+  const double written = double(p.batch * p.outputs) * double(p.axis[0].out_size * p.axis[1].out_size * p.axis[2].out_size);
+  return double(p.groups) * (pairs * double(p.channels) * (0.6 * vectors + 1.5) + 1.5 * written);
+}
+
+}  // namespace
+
+Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, int threads, i64 element_bytes)
+    : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
+  positions = std::make_unique<const Plan>(spec, dir, threads, element_bytes);
+  const int lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
+  const double by_positions = positions_cycles(*positions, lanes), by_channels = channels_cycles(*positions, lanes);
+  char text[160];
+  std::snprintf(text, sizeof text, "lanes over positions: %.3g cycles; lanes over channels: %.3g cycles (estimates, one thread)",
+                by_positions, by_channels);
+  why = text;
+  if (method == Method::channels || (method == Method::automatic && by_channels < by_positions)) {
+    channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
+    positions.reset();
+  }
+}
+
+std::vector<i64> Layer::signature() const {
+  std::vector<i64> found{channels != nullptr};
+  if (positions)
+    for (const StencilAxis& a : positions->axis)
+      for (const auto& range : a.out_phases) found.insert(found.end(), {range.first, range.second});
+  return found;
+}
+
+// The forward layer sums over input channels (stride 0) and writes output channels (stride 1); grad_input the other way.
+template <class T>
+void Layer::pack(View<const T> weight, T* packed) const {
+  const i64 group_stride = weight.stride[0] * channels_per_group;
+  if (direction == Direction::grad_input) std::swap(weight.stride[0], weight.stride[1]);
+  channels ? pack_weights<T>(*channels, weight, group_stride, packed)
+           : pack_weights<T>(*positions, isa.kernels<T>(), weight, group_stride, packed);
+}
+
+template <class T>
+void Layer::run(View<const T> in, const T* packed, const T* bias, View<T> out) const {
+  channels ? tconv::run<T>(*channels, isa.kernels<T>(), in, packed, bias, out)
+           : tconv::run<T>(*positions, isa.kernels<T>(), in, packed, bias, out);
+}
+
+#define TCONV_LAYER(T)                                       \
+  template void Layer::pack<T>(View<const T>, T*) const;     \
+  template void Layer::run<T>(View<const T>, const T*, const T*, View<T>) const;
+TCONV_LAYER(float)
+TCONV_LAYER(double)
+
+}  // namespace tconv

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of `tconv`: their arguments (cyclopts), and what each prints, for people or as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from . import __version__
+from ._runtime import config, kernel_for, show_config, thread_count
+from ._spec import ArgumentError, Axis, Spec, integers
+from .conventions import FRAMEWORKS
+from .conventions import convert as _convert
+
+_SCALES = range(2, 9)
+_SHOWN_PHASES = 8  # a stride of 256 has 256 phases; the JSON has them all
+
+Words = Annotated[str, Parameter(allow_leading_hyphen=True)]  # a value that may be negative
+
+app = App(name="tconv", version=__version__, help="The transposed convolutional layer: run it, size it, convert it.",
+          help_format="plaintext", suppress_keyboard_interrupt=False)  # fmt: skip
+
+
+def run(arguments: Sequence[str]) -> str | None:
+    """Run one command line; what is wrong with it as text, if it could not be understood. Commands raise what they raise."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return f"{error} See tconv --help."
+    return None
+
+
+@app.command
+def upscale(
+    photo: Path,
+    out: Path,
+    /,
+    *,
+    scale: Words = "2",
+    method: Literal["bilinear", "bicubic", "lanczos"] = "bicubic",
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Enlarge a photograph: interpolation is a depthwise transposed convolution whose weight is the sampled kernel.
+
+    Parameters
+    ----------
+    photo
+        The picture to read: whatever Pillow reads.
+    out
+        The file to write: .png, .jpg, .tif or .webp. Written whole or not at all.
+    scale
+        How many times wider and higher, a whole number from 2 to 8.
+    method
+        The interpolation kernel; the pixels are those of Pillow's resize.
+    threads
+        How many threads compute; by default all cores.
+    json
+        Print what was done as JSON.
+    """
+    from . import _picture
+
+    times = _whole("scale", scale, _SCALES)
+    started = time.perf_counter()
+    picture = _picture.read(photo)
+    _picture.check_target(out, photo, picture.image, times)
+    with _progress(not json, picture.image.height * times) as advance:
+        result = _picture.enlarge(picture.image, times, method, advance, threads=threads)
+        computed = time.perf_counter()
+        _picture.write(result, out, picture.kept)
+    facts = {
+        "input": str(photo), "output": str(out), "input_size": picture.image.size, "output_size": result.size, "mode": result.mode,
+        "scale": times, "method": method, "notes": picture.notes, "kernel": kernel_for("auto"),
+        "threads": thread_count(threads),
+        "seconds": round(time.perf_counter() - started, 3), "seconds_writing": round(time.perf_counter() - computed, 3),
+    }  # fmt: skip
+    if json:
+        return _print_json(facts)
+    for note in picture.notes:
+        print(f"{photo}: {note}")
+    (width, height), (wide, high) = picture.image.size, result.size
+    print(f"{out}: {wide} x {high} {result.mode} from {width} x {height}, {method} x{times}, {facts['seconds']:.2f} s "
+          f"({facts['seconds_writing']:.2f} s writing) by {facts['kernel']} with {facts['threads']} threads")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _progress(wanted: bool, rows: int) -> Iterator[Callable[[int], None]]:
+    """A bar of output rows on stderr, where a person sees it; yields what takes the number of new rows."""
+    if not wanted or not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
+        yield lambda rows: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} rows"), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("enlarging", total=rows)
+
+        def advance(rows: int) -> None:
+            bar.advance(task, rows)
+            if bar.finished:
+                bar.update(task, description="writing")
+
+        yield advance
+
+
+@app.command
+def shape(problem: str | None = None, /, *, source: Annotated[str | None, Parameter("--from")] = None, inputs_of: Words | None = None,
+          outputs_of: Words | None = None, json: bool = False, **arguments: Words) -> None:  # fmt: skip
+    """Sizes of a layer, its stride phases, its cost, and which inputs reach which outputs.
+
+    The layer is one line, as in "n16 c256:128 i8x8 k4 s2 p1" (batch, channels, input, kernel, stride, padding), or words:
+    --input-size 8x8 --kernel-size 4 --stride 2 --padding 1, where 8x8 is one number per axis and 1:0 a (lo, hi) pair.
+
+    Parameters
+    ----------
+    problem
+        The layer as one line of text.
+    source
+        The framework whose words the arguments are; without it they are tconv's own.
+    inputs_of
+        Also list the inputs that reach this output, as in 3x4.
+    outputs_of
+        Also list the outputs that this input reaches.
+    json
+        Print the facts as JSON.
+    arguments
+        The layer in words.
+    """
+    if (problem is None) == (not arguments and source is None):
+        raise ArgumentError("problem", problem, "give either one line, or words such as --input-size 8x8 --kernel-size 4, and not both")
+    spec = _spec(source, _values(arguments)) if problem is None else Spec.parse(problem)
+    reach = {}
+    if inputs_of is not None:
+        reach[f"inputs of output {inputs_of}"] = _reach("inputs_of", inputs_of, spec, spec.output_size, Axis.inputs_of)
+    if outputs_of is not None:
+        reach[f"outputs of input {outputs_of}"] = _reach("outputs_of", outputs_of, spec, spec.input_size, Axis.outputs_of)
+    _print_json(_shape_facts(spec, reach)) if json else print("\n".join(_shape_lines(spec, reach)))
+
+
+def _reach(name: str, text: str, spec: Spec, size: tuple[int, ...], rule: Callable[[Axis, int], range]) -> list[range]:
+    position = integers(name, _value(text), spec.rank)
+    if not all(0 <= p < extent for p, extent in zip(position, size, strict=True)):
+        raise ArgumentError(name, text, f"must lie inside {_by(size)}, counted from 0", spec)
+    return [rule(axis, p) for axis, p in zip(spec.axes, position, strict=True)]
+
+
+def _shape_facts(spec: Spec, reach: dict[str, list[range]]) -> dict[str, Any]:
+    return {
+        "problem": str(spec), "input_shape": spec.input_shape, "weight_shape": spec.weight_shape, "output_shape": spec.output_shape,
+        "output_size": spec.output_size, "full_size": spec.full_size, "crop": spec.crop, "macs": spec.macs,
+        "phases": [[{"index": p.index, "outputs": len(p.outputs), "first": p.outputs.start, "taps": p.taps} for p in axis.phases()]
+                   for axis in spec.axes],
+        **{name.replace(" ", "_"): [list(r) for r in ranges] for name, ranges in reach.items()},
+    }  # fmt: skip
+
+
+def _shape_lines(spec: Spec, reach: dict[str, list[range]]) -> Iterator[str]:
+    yield str(spec)
+    rows = {
+        "input": _by(spec.input_shape), "weight": _by(spec.weight_shape), "output": _by(spec.output_shape),
+        "full output": _by(spec.full_size), "crop (lo:hi)": _by(f"{lo}:{hi}" for lo, hi in spec.crop), "multiply-adds": f"{spec.macs:,}",
+        **{name: _by(map(_span, ranges)) for name, ranges in reach.items()},
+    }  # fmt: skip
+    width = max(map(len, rows)) + 2
+    yield from (f"{name:<{width}}{value}" for name, value in rows.items())
+    for number, axis in enumerate(spec.axes):
+        phases = axis.phases()
+        for phase in phases[:_SHOWN_PHASES]:
+            taps = " ".join(str(tap.tap) for tap in phase.taps) or "none"
+            yield f"axis {number}, phase {phase.index}: outputs {_span(phase.outputs)}, taps {taps}"
+        if len(phases) > _SHOWN_PHASES:
+            yield f"axis {number}: {len(phases) - _SHOWN_PHASES} more phases (all of them with --json)"
+
+
+def _span(positions: range) -> str:
+    """A range as people write it, its last position included."""
+    if len(positions) <= 1:
+        return str(positions[0]) if positions else "none"
+    return f"{positions[0]}..{positions[-1]}" + (f" by {positions.step}" if positions.step > 1 else "")
+
+
+@app.command
+def convert(*, source: Annotated[str, Parameter("--from")], target: Annotated[str, Parameter("--to")], json: bool = False,
+            **arguments: Words) -> None:  # fmt: skip
+    """A layer of one framework in the words of another, and what to do with its weight; or why there is none.
+
+    tconv convert --from torch --to keras --input-size 8x8 --kernel-size 4 --stride 2 --padding 1
+
+    Parameters
+    ----------
+    source
+        The framework whose words the arguments are.
+    target
+        The framework to write the layer for.
+    json
+        Print the answer as JSON.
+    arguments
+        The layer in the source's words; 8x8 is one number per axis, 1:0 a pair, 0,1,1,0 a list.
+    """
+    answer = _convert(source, target, **_values(arguments))
+    _print_json(answer.to_dict()) if json else print(answer)
+
+
+@app.command
+def info(*, json: bool = False) -> None:
+    """Version, machine, kernels and threads.
+
+    Parameters
+    ----------
+    json
+        Print the facts as JSON.
+    """
+    _print_json(config()) if json else show_config()
+
+
+def _values(words: dict[str, str]) -> dict[str, Any]:
+    """`--kernel-size 4x4` and the like as keyword arguments."""
+    return {name.replace("-", "_"): _value(text) for name, text in words.items()}
+
+
+def _spec(source: str | None, words: dict[str, Any]) -> Spec:
+    """The layer that a framework's words mean, or tconv's own where `source` is None."""
+    if source is not None:
+        if source not in FRAMEWORKS:
+            raise ArgumentError("from", source, f"must be one of {', '.join(FRAMEWORKS)}")
+        return FRAMEWORKS[source].read(words).spec
+    known = inspect.signature(Spec.build).parameters
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in words:
+            raise ArgumentError(name, None, f"is missing: add --{name.replace('_', '-')}")
+    for name, value in words.items():
+        if name not in known:
+            listed = ", ".join(f"--{word.replace('_', '-')}" for word in known)
+            raise ArgumentError(name, value, f"is not a word of tconv; the words are {listed}")
+    return Spec.build(**words)
+
+
+def _value(text: str) -> Any:
+    """What a word on the command line means: an int, one int or pair per axis, True, False, None, or the text itself.
+
+    >>> [_value(text) for text in ("4", "8x6", "1:0x2", "0,1,1,0", "same", "none", "NHWC,HWIO,NHWC")]
+    [4, (8, 6), ((1, 0), 2), (0, 1, 1, 0), 'same', None, ('NHWC', 'HWIO', 'NHWC')]
+    """
+    named = {"true": True, "false": False, "none": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    if not re.fullmatch(r"-?\d+(:-?\d+)?([x,]-?\d+(:-?\d+)?)*,?", text):
+        return tuple(text.split(",")) if "," in text else text
+    items = [tuple(map(int, part.split(":"))) for part in re.split("[x,]", text) if part]
+    numbers = tuple(item if len(item) > 1 else item[0] for item in items)
+    return numbers[0] if text.lstrip("-").isdecimal() else numbers
+
+
+def _whole(name: str, text: str, allowed: range) -> int:
+    if not text.isdecimal() or int(text) not in allowed:
+        raise ArgumentError(name, text, f"must be a whole number from {allowed[0]} to {allowed[-1]}")
+    return int(text)
+
+
+def _by(sizes: Iterable[object]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _print_json(facts: Any) -> None:
+    import json
+
+    print(json.dumps(facts))

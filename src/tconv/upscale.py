@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Enlarge a picture: interpolation is a depthwise transposed convolution with the sampled kernel as its weight.
+
+With pixel centres at half-integers, output o of a picture enlarged s times lies at (o + 1/2) / s - 1/2 in the input, so input i
+reaches it with weight h((o + 1/2) / s - 1/2 - i), where h is the continuous kernel. Written as a transposed convolution,
+o = i * s + t - lo, that weight depends on the tap t alone and is symmetric:
+
+    w[t] = h((t - (k - 1) / 2) / s)        k = 2 * support * s - (s mod 2)        lo = hi = (k - s) / 2
+
+which is exactly the crop that padding="same" makes. Two choices follow Pillow, so that both give the same pictures: outputs near
+the border, which lack some of their taps, use the weights that remain, made to sum to 1 (nothing darkens, nothing is repeated); and
+the two axes are two passes, across and then down, between which 8-bit pictures are rounded to 8 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ._functional import conv_transpose
+from ._spec import ArgumentError, Axis, Spec, at_least_one, integer
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+_TYPES = ("uint8", "uint16", "int32", "float32", "float64")
+_BAND_VALUES = 2**21  # float64 values of a band: 16 MiB, small beside a large picture, long beside the cost of a call
+
+
+class Filter(NamedTuple):
+    """A continuous interpolation kernel: zero outside (-support, support), in input pixels."""
+
+    support: int
+    curve: Callable[[Floats], Floats]
+
+
+def _triangle(x: Floats) -> Floats:
+    return np.clip(1 - abs(x), 0, None)
+
+
+def _cubic(x: Floats, a: float = -0.5) -> Floats:
+    """Keys, "Cubic convolution interpolation for digital image processing", 1981, equation (4), for general a."""
+    x = abs(x)
+    inner = ((a + 2) * x - (a + 3)) * x * x + 1
+    outer = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
+
+
+def _lanczos(x: Floats, a: int = 3) -> Floats:
+    return np.where(abs(x) < a, np.sinc(x) * np.sinc(x / a), 0.0)
+
+
+METHODS = {"bilinear": Filter(1, _triangle), "bicubic": Filter(2, _cubic), "lanczos": Filter(3, _lanczos)}
+
+
+def interpolation_kernel(method: str, scale: int) -> Floats:
+    """The weight (k,) that makes a transposed convolution with stride=scale and padding="same" interpolate.
+
+    Every stride phase sums to 1, so constants are kept. A layer's 2-D weight is the outer product of two of these.
+
+    >>> interpolation_kernel("bilinear", 2)
+    array([0.25, 0.75, 0.75, 0.25])
+    >>> [len(interpolation_kernel("lanczos", scale)) for scale in (2, 3, 4)]
+    [12, 17, 24]
+    """
+    if method not in METHODS:
+        raise ArgumentError("method", method, f"must be one of {', '.join(METHODS)}")
+    scale = integer("scale", scale)
+    at_least_one("scale", [scale])
+    support, curve = METHODS[method]
+    taps = 2 * support * scale - scale % 2
+    weight = curve((np.arange(taps) - (taps - 1) / 2) / scale)
+    for phase in range(scale):
+        weight[phase::scale] /= weight[phase::scale].sum()
+    return weight
+
+
+def enlarge(image: npt.ArrayLike, scale: int = 2, method: str = "bicubic", **options: Any) -> Array:
+    """Enlarge a picture by a whole number, on both axes.
+
+    image: (height, width) or (height, width, channels); uint8, uint16, int32, float32 or float64
+    result: (height * scale, width * scale[, channels]), of the same type, rounded and clipped to its range where it is an integer
+
+    `options` are those of `bands`. Every channel is treated alike: multiply colours by alpha before, divide after.
+
+    >>> enlarge(np.array([[0, 100]], np.uint8), 2, "bilinear")
+    array([[  0,  25,  75, 100],
+           [  0,  25,  75, 100]], dtype=uint8)
+    """
+    image = np.asarray(image)
+    parts = [part for _, part in bands(image, scale, method, **options)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def bands(image: Array, scale: int, method: str, *, rows: int | None = None, threads: int | None = None,
+          algorithm: str = "auto") -> Iterator[tuple[int, Array]]:  # fmt: skip
+    """The rows of `enlarge(image, scale, method)` from top to bottom, as (first row, band), so that memory stays small.
+
+    rows: input rows a band stands for (default: a band of about 16 MiB); the pixels do not depend on it.
+    threads, algorithm: as in `conv_transpose`.
+    """
+    kernel = interpolation_kernel(method, scale)
+    if image.dtype.name not in _TYPES:
+        raise ArgumentError("image", image.dtype.name, f"must hold one of {', '.join(_TYPES)}")
+    if image.ndim not in (2, 3):
+        raise ArgumentError("image", image.shape, "must have the axes (height, width) or (height, width, channels)")
+    if not image.size:
+        raise ArgumentError("image", image.shape, "must have at least one pixel and one channel")
+    pixels = image.reshape(*image.shape[:2], -1)
+    down, across = (Spec.build(size, len(kernel), stride=scale, padding="same").axes[0] for size in pixels.shape[:2])
+    one_axis = _Pass(kernel, image.dtype == np.uint8, {"threads": threads, "algorithm": algorithm})
+    rows = max(1, _BAND_VALUES // (across.output * pixels.shape[2] * scale)) if rows is None else integer("rows", rows)
+    at_least_one("rows", [rows])
+    for first in range(0, down.size, rows):
+        band = range(first * scale, min(first + rows, down.size) * scale)
+        reached = down.inputs_for(band)
+        wide = one_axis(pixels[reached.start : reached.stop], across, range(across.output), along=1)
+        if image.dtype == np.uint8:
+            wide = _rounded(wide, image.dtype)
+        tall = one_axis(wide, down, band, along=0)
+        yield band.start, _rounded(tall, image.dtype).reshape(len(band), across.output, *image.shape[2:])
+
+
+class _Pass(NamedTuple):
+    """Enlarges along one axis. `fixed`: weights in steps of 2^-22, Pillow's for 8 bits, where float64 sums without any rounding."""
+
+    kernel: Floats
+    fixed: bool
+    options: dict[str, Any]
+
+    def __call__(self, pixels: Array, axis: Axis, outputs: range, along: int) -> Floats:
+        """`outputs` of `axis`, from the inputs that reach them: pixels (height, width, channels), enlarged `along` 0 or 1."""
+        pixels = np.ascontiguousarray(pixels, np.float64)
+        channels, shape, stride, crop = pixels.shape[2], [1, 1], [1, 1], [(0, 0), (0, 0)]
+        lo = outputs.start + axis.lo - axis.inputs_for(outputs).start * axis.stride  # the first of these inputs lands there
+        full = (pixels.shape[along] - 1) * axis.stride + axis.extent
+        shape[along], stride[along], crop[along] = axis.kernel, axis.stride, (lo, full - lo - len(outputs))
+        weight = np.tile(self._stepped(self.kernel).reshape(shape), (channels, 1, 1, 1))
+        result = conv_transpose(pixels, weight, stride=stride, padding=crop, groups=channels, layout="channels_last", **self.options)
+        self._mend_edges(np.moveaxis(result, along, 0), np.moveaxis(pixels, along, 0), axis, outputs)
+        return result
+
+    def _mend_edges(self, result: Floats, pixels: Floats, axis: Axis, outputs: range) -> None:
+        """The first and last `lo` outputs of an axis lack taps: there the weights that remain are made to sum to 1."""
+        held = axis.inputs_for(outputs)
+        for edge in (range(min(axis.lo, axis.output)), range(max(axis.lo, axis.output - axis.lo), axis.output)):
+            mended = range(max(edge.start, outputs.start), min(edge.stop, outputs.stop))
+            if not mended:
+                continue
+            reached = axis.inputs_for(mended)
+            impulses = np.eye(len(reached), axis.size, reached.start)[:, None]
+            weight = conv_transpose(impulses, self.kernel[None, None], stride=axis.stride, padding="same")
+            weight = weight[:, 0, mended.start : mended.stop]
+            weight = self._stepped(weight / weight.sum(0))
+            for o, column in zip(mended, weight.T, strict=True):
+                result[o - outputs.start] = sum(w * pixels[i - held.start] for i, w in zip(reached, column, strict=True))
+
+    def _stepped(self, weight: Floats) -> Floats:
+        return np.rint(weight * 2**22) / 2**22 if self.fixed else weight
+
+
+def _rounded(values: Floats, dtype: np.dtype[Any]) -> Array:
+    """To the picture's own type: halves upwards and clipped to its range where that is an integer. Overwrites `values`."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    values += 0.5
+    np.floor(values, out=values)
+    return np.clip(values, limits.min, limits.max, out=values).astype(dtype)
