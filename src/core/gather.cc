@@ -9,7 +9,9 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kRowBytes = 384 << 10;  // packed rows of a chunk: with a run of weights they fit a second-level cache
+constexpr i64 kVecs = 2;                // vectors of a block of weights, the width of every tile
+constexpr i64 kRowBytes = 384 << 10;    // packed rows of a chunk: with sums and a block of weights they fit a second-level cache
+constexpr i64 kDepth = 256;             // terms that a tile adds up at least before its sums are stored, if there are as many
 constexpr i64 kMostRows = 256;
 constexpr i64 kOutside = std::numeric_limits<i64>::min();  // a tap that reads outside the input
 
@@ -55,21 +57,32 @@ struct Row {
   }
 };
 
-// Where each row of a tile reads through each tap: an offset from channel 0, or kOutside.
-void sources(const Gather& g, const Gather::Chunk& chunk, i64 first, i64 rows, const i64* stride, std::vector<i64>& found) {
-  found.assign(std::size_t(chunk.taps() * rows), kOutside);
+using Taps = std::vector<const Tap*>;  // three pointers a tap: depth, row, column
+
+Taps taps_of(const Gather::Chunk& chunk) {
+  Taps found;
+  for (const Tap& d : chunk.along[0]->taps)
+    for (const Tap& h : chunk.along[1]->taps)
+      for (const Tap& w : chunk.along[2]->taps) found.insert(found.end(), {&d, &h, &w});
+  return found;
+}
+
+// Where each row of a tile reads through taps [t0, t1): an offset from channel 0, or kOutside.
+void sources(const Gather& g, const Gather::Chunk& chunk, i64 first, i64 rows, const Taps& taps, i64 t0, i64 t1, const i64* stride,
+             std::vector<i64>& found) {
+  found.assign(std::size_t((t1 - t0) * rows), kOutside);
   for (i64 r = 0; r < rows; ++r) {
     const Row row(chunk, first + r);
-    i64 t = 0;
-    for (const Tap& d : chunk.along[0]->taps)
-      for (const Tap& h : chunk.along[1]->taps)
-        for (const Tap& w : chunk.along[2]->taps) {
-          const i64 at[3] = {g.input(0, row.at[0], d), g.input(1, row.at[1], h), g.input(2, row.at[2], w)};
-          bool inside = true;
-          for (int i = 0; i < 3; ++i) inside = inside && at[i] >= 0 && at[i] < g.axis[i].in_size;
-          if (inside) found[std::size_t(t * rows + r)] = row.image * stride[0] + at[0] * stride[2] + at[1] * stride[3] + at[2] * stride[4];
-          ++t;
-        }
+    for (i64 t = t0; t < t1; ++t) {
+      i64 at = row.image * stride[0];
+      bool inside = true;
+      for (int i = 0; i < 3; ++i) {
+        const i64 input = g.input(i, row.at[i], *taps[std::size_t(3 * t + i)]);
+        inside = inside && input >= 0 && input < g.axis[i].in_size;
+        at += input * stride[2 + i];
+      }
+      if (inside) found[std::size_t((t - t0) * rows + r)] = at;
+    }
   }
 }
 
@@ -126,12 +139,14 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   const bool forward = direction == Direction::forward;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
-  pitch = round_up(outputs, lanes);
+  block = kVecs * lanes;
+  blocks = ceil_div(outputs, block);
   taps = 1;
   for (int i = 0; i < 3; ++i) {
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
+  taps_at_once = ceil_div(kDepth, channels);
   for (int i = 0; i < 3; ++i) {
     i64 others = batch;  // rows that one output of this axis stands for, about
     for (int j = 0; j < 3; ++j) others *= j == i ? 1 : ceil_div(axis[j].out_size, axis[j].out_stride);
@@ -143,7 +158,7 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
         Chunk chunk{{&d, &h, &w}, 0, 0};
         const i64 rows = batch * i64(d.outputs.size() * h.outputs.size() * w.outputs.size());
         if (!rows) continue;
-        const i64 most = kRowBytes / (element_bytes * channels * std::max<i64>(chunk.taps(), 1)) / kMaxRows * kMaxRows;
+        const i64 most = kRowBytes / (element_bytes * channels * taps_at_once) / kMaxRows * kMaxRows;
         const i64 step = round_up(ceil_div(rows, ceil_div(rows, std::clamp<i64>(most, kMaxRows, kMostRows))), kMaxRows);
         for (; chunk.begin < rows; chunk.begin = chunk.end) {
           chunk.end = std::min(rows, chunk.begin + step);
@@ -151,56 +166,75 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
         }
       }
   const i64 tasks = std::max<i64>(1, i64(chunks.size()) * groups);
-  run_lanes = round_up(ceil_div(pitch, threads > 1 ? ceil_div(4 * threads, tasks) : 1), 2 * lanes);
-  runs = ceil_div(pitch, run_lanes);
+  blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(4 * threads, tasks) : 1));
+  runs = ceil_div(blocks, blocks_per_run);
+}
+
+double cycles(const Gather& g) {
+  double total = 0;
+  for (const Gather::Chunk& c : g.chunks) {
+    const double rows = double(c.end - c.begin), terms = double(c.taps() * g.channels), lanes = double(g.blocks * g.block);
+    const double tiles = double(ceil_div(c.end - c.begin, kMaxRows));
+    total += terms * double(g.blocks) * std::max(1.1 * rows, 4 * tiles)  // two multiply-adds a cycle, or four cycles of latency
+             + 1.3 * rows * terms + 0.5 * terms * lanes / double(g.batch) + 1.5 * rows * double(g.outputs);
+  }
+  return double(g.groups) * total;
 }
 
 template <class T>
 void pack_weights(const Gather& g, View<const T> weight, i64 group_stride, T* packed) {
-  constexpr i64 kBlock = 32;  // output channels whose taps stay in the first-level cache
   parallel_for(g.groups * g.channels, g.threads, [&](i64 task) {
     const i64 group = task / g.channels, c = task % g.channels, kh = g.axis[1].kernel, kw = g.axis[2].kernel;
     const T* from = weight.data + group * group_stride + c * weight.stride[0];
-    T* to = packed + (group * g.taps * g.channels + c) * g.pitch;
-    for (i64 m0 = 0; m0 < g.pitch; m0 += kBlock)
+    for (i64 b = 0; b < g.blocks; ++b)
       for (i64 t = 0; t < g.taps; ++t) {
         const T* tap = from + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] + t % kw * weight.stride[4];
-        T* row = to + t * g.channels * g.pitch;
-        for (i64 m = m0; m < std::min(g.pitch, m0 + kBlock); ++m) row[m] = m < g.outputs ? tap[m * weight.stride[1]] : T(0);
+        T* to = packed + (((group * g.blocks + b) * g.taps + t) * g.channels + c) * g.block;
+        for (i64 m = b * g.block; m < (b + 1) * g.block; ++m) *to++ = m < g.outputs ? tap[m * weight.stride[1]] : T(0);
       }
   });
+}
+
+// Adds the products of taps [t0, t1) to the sums of a chunk, one run of blocks wide.
+template <class T>
+void multiply(const Gather& g, const Kernels<T>& k, const Gather::Chunk& chunk, const Taps& taps, i64 t0, i64 t1, const T* in,
+              const i64* stride, const T* weights, i64 blocks, i64 height, T* row_data, T* sums) {
+  const i64 rows = chunk.end - chunk.begin, depth = g.channels * (t1 - t0);
+  std::vector<i64> from, offsets;
+  for (i64 r = 0; r < rows; r += height) {
+    sources(g, chunk, chunk.begin + r, std::min(height, rows - r), taps, t0, t1, stride, from);
+    pack_rows(from, in, stride[1], g.channels, row_data + r * depth);
+  }
+  for (i64 t = t0; t < t1; ++t) {
+    const Tap* const* tap = &taps[std::size_t(3 * t)];
+    offsets.push_back(((tap[0]->tap * g.axis[1].kernel + tap[1]->tap) * g.axis[2].kernel + tap[2]->tap) * g.channels * g.block);
+  }
+  for (i64 b = 0; b < blocks; ++b)
+    for (i64 r = 0; r < rows; r += height)
+      k.tile[std::min(height, rows - r)][kVecs](g.channels, g.block, t1 - t0, offsets.data(), row_data + r * depth,
+                                                weights + b * g.taps * g.channels * g.block, sums + (r * blocks + b) * g.block,
+                                                blocks * g.block, t0 > 0);
 }
 
 template <class T>
 void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const T* bias, View<T> out) {
   parallel_for(i64(g.chunks.size()) * g.groups * g.runs, g.threads, [&](i64 task) {
-    const i64 turn = task % g.runs, group = task / g.runs % g.groups;
+    const i64 turn = task % g.runs, group = task / g.runs % g.groups, first = turn * g.blocks_per_run;
+    const i64 blocks = std::min(g.blocks_per_run, g.blocks - first);
     const Gather::Chunk& chunk = g.chunks[std::size_t(task / (g.runs * g.groups))];
-    const i64 rows = chunk.end - chunk.begin, taps = chunk.taps(), height = tile_rows(k, rows, g.channels * taps);
-    const i64 lane0 = turn * g.run_lanes, lanes = std::min(g.run_lanes, g.pitch - lane0), sums_pitch = g.run_lanes;
-    T* row_data = scratch<T>(0, rows * g.channels * taps);
-    T* sums = scratch<T>(1, rows * sums_pitch);
-    std::vector<i64> from, offsets;
-    for (i64 r = 0; r < rows; r += height) {
-      sources(g, chunk, chunk.begin + r, std::min(height, rows - r), in.stride, from);
-      pack_rows(from, in.data + group * g.channels * in.stride[1], in.stride[1], g.channels, row_data + r * g.channels * taps);
-    }
-    for (const Tap& d : chunk.along[0]->taps)
-      for (const Tap& h : chunk.along[1]->taps)
-        for (const Tap& w : chunk.along[2]->taps)
-          offsets.push_back(((d.tap * g.axis[1].kernel + h.tap) * g.axis[2].kernel + w.tap) * g.channels * g.pitch);
-    const T* weights = packed + group * g.taps * g.channels * g.pitch + lane0;
-    i64 most = kMaxVecs;
-    while (!k.tile[std::min(height, rows)][most]) --most;
-    for (i64 v = 0; v < lanes / k.lanes; v += most)
-      for (i64 r = 0; r < rows; r += height)
-        k.tile[std::min(height, rows - r)][std::min(most, lanes / k.lanes - v)](g.channels, g.pitch, taps, offsets.data(),
-                                                                               row_data + r * g.channels * taps, weights + v * k.lanes,
-                                                                               sums + r * sums_pitch + v * k.lanes, sums_pitch, false);
-    const i64 first = group * g.outputs + lane0;
+    const i64 rows = chunk.end - chunk.begin, height = tile_rows(k, rows, kDepth, kVecs);
+    T* row_data = scratch<T>(0, rows * g.channels * g.taps_at_once);
+    T* sums = scratch<T>(1, rows * blocks * g.block);
+    const Taps taps = taps_of(chunk);
+    const T* weights = packed + (group * g.blocks + first) * g.taps * g.channels * g.block;
+    if (!chunk.taps()) std::fill_n(sums, rows * blocks * g.block, T(0));
+    for (i64 t = 0; t < chunk.taps(); t += g.taps_at_once)
+      multiply(g, k, chunk, taps, t, std::min(chunk.taps(), t + g.taps_at_once), in.data + group * g.channels * in.stride[1], in.stride,
+               weights, blocks, height, row_data, sums);
+    const i64 output = group * g.outputs + first * g.block;
     View<T> to = out;
-    to.data += first * out.stride[1];
-    write_rows(g, chunk, sums, sums_pitch, std::min(lanes, g.outputs - lane0), bias ? bias + first : nullptr, to);
+    to.data += output * out.stride[1];
+    write_rows(g, chunk, sums, blocks * g.block, std::min(blocks * g.block, g.outputs - first * g.block), bias ? bias + output : nullptr, to);
   });
 }
 

@@ -3,9 +3,10 @@
 // for layers whose borders would waste lanes: only taps that fall inside the input are multiplied.
 //
 // Along an axis, the outputs of one phase that read the same taps inside the input form a class; a triple of classes is a
-// set of rows with one list of taps. Rows are taken a tile at a time, their inputs packed as the microkernel's broadcasts:
+// set of rows with one list of taps. A few taps at a time, the inputs of a chunk of rows are packed as the microkernel's
+// broadcasts, and products are added to sums that stay in the second-level cache:
 //
-//   rows     [tile of R rows][channel][tap][R]         weights   [tap of the kernel][channel][output channel, padded]
+//   rows     [tile of R rows][channel][tap][R]         weights   [block of 2 vectors of output channels][tap][channel][block]
 //   sums     [row][output channel]
 #pragma once
 
@@ -32,15 +33,19 @@ struct Gather {
   std::vector<Class> classes[3];
   std::vector<Chunk> chunks;
   i64 batch, groups, channels, outputs, taps;
-  i64 pitch;  // output channels, padded to whole vectors
-  i64 runs, run_lanes;  // the lanes are shared out in runs where chunks alone would not feed all threads
+  i64 block, blocks;          // lanes of a block of weights, and how many blocks a group has
+  i64 runs, blocks_per_run;   // blocks are shared out in runs where chunks alone would not feed all threads
+  i64 taps_at_once;
   int threads;
 
   Gather(const Gather&) = delete;  // chunks point into classes
-  i64 weight_elements() const { return groups * taps * channels * pitch; }
+  i64 weight_elements() const { return groups * blocks * taps * channels * block; }
   // Input coordinate that an output reads through a tap.
   i64 input(int i, i64 output, const Tap& tap) const;
 };
+
+// Estimated cycles on one thread: multiply-adds, packing, weights read, and writing.
+double cycles(const Gather& plan);
 
 template <class T>
 void pack_weights(const Gather& plan, View<const T> weight, i64 group_stride, T* packed);

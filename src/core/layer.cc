@@ -7,26 +7,8 @@
 namespace tconv {
 namespace {
 
-// Multiply-adds of one image, channel and output channel that land inside: (position, tap) pairs of all axes.
-double useful_pairs(const StencilAxis* axis) {
-  double product = 1;
-  for (int i = 0; i < 3; ++i) {
-    const StencilAxis& a = axis[i];
-    double pairs = 0;
-    for (const Tap& t : a.taps) {
-      // outputs o = out_stride * q + phase - out_lo and inputs in_stride * (q - shift) + in_phase - in_lo both in range
-      const i64 first = std::max(ceil_div(a.out_lo - t.out_phase, a.out_stride), ceil_div(a.in_lo - t.in_phase, a.in_stride) + t.shift);
-      const i64 last = std::min(floor_div(a.out_lo + a.out_size - 1 - t.out_phase, a.out_stride),
-                                floor_div(a.in_lo + a.in_size - 1 - t.in_phase, a.in_stride) + t.shift);
-      pairs += double(std::max<i64>(0, last - first + 1));
-    }
-    product *= pairs;
-  }
-  return product;
-}
-
-// Estimated cycles of one thread, in the terms of tile_rows: two vector multiply-adds a cycle at best.
-double positions_cycles(const Plan& p, int lanes) {
+// Estimated cycles on one thread, as cycles(Gather) has them.
+double cycles(const Plan& p, int lanes) {
   const Boxes boxes(p);
   const double vectors = double(boxes.count()) * double(ceil_div(boxes(p, 0).lanes(p), lanes));
   double rows = 0;  // multiply-adds a vector of lanes and channel, low tiles counted at what they reach
@@ -39,11 +21,11 @@ double positions_cycles(const Plan& p, int lanes) {
   return double(p.groups) * vectors * (0.55 * rows * double(p.channels) + 2 * moved);
 }
 
-double channels_cycles(const Plan& p, int lanes) {
-  const double pairs = double(p.batch) * useful_pairs(p.axis);
-  const double vectors = double(ceil_div(p.outputs, lanes));
-  const double written = double(p.batch * p.outputs) * double(p.axis[0].out_size * p.axis[1].out_size * p.axis[2].out_size);
-  return double(p.groups) * (pairs * double(p.channels) * (0.6 * vectors + 1.5) + 1.5 * written);
+// Whether lanes over channels are worth an estimate: channels fill vectors, and the axes are short enough to be listed.
+bool plausible(const Plan& p) {
+  double listed = 0;
+  for (const StencilAxis& a : p.axis) listed += double(a.out_size) * double(a.kernel);
+  return p.outputs >= 8 && p.channels >= 4 && listed < 1e5;
 }
 
 }  // namespace
@@ -52,15 +34,20 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, in
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
   positions = std::make_unique<const Plan>(spec, dir, threads, element_bytes);
   const int lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
-  const double by_positions = positions_cycles(*positions, lanes), by_channels = channels_cycles(*positions, lanes);
+  if (method == Method::positions || (method == Method::automatic && !plausible(*positions))) {
+    why = "lanes over positions";
+    return;
+  }
+  channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
+  const double by_positions = cycles(*positions, lanes), by_channels = cycles(*channels);
   char text[160];
   std::snprintf(text, sizeof text, "lanes over positions: %.3g cycles; lanes over channels: %.3g cycles (estimates, one thread)",
                 by_positions, by_channels);
   why = text;
-  if (method == Method::channels || (method == Method::automatic && by_channels < by_positions)) {
-    channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
+  if (method == Method::automatic && by_positions <= by_channels)
+    channels.reset();
+  else
     positions.reset();
-  }
 }
 
 std::vector<i64> Layer::signature() const {

@@ -184,12 +184,13 @@ Box Boxes::operator()(const Plan& p, i64 index) const {
 }
 
 template <class T>
-int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth) {
+int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs) {
   int best = 1;
   double lowest = 1e300;
   for (int r = int(std::min<i64>(kMaxRows, rows)); r >= 1; --r) {
-    int v = kMaxVecs;
-    while (!kernels.tile[r][v]) --v;
+    int v = vecs;
+    while (v && !kernels.tile[r][v]) --v;
+    if (v < std::min(vecs, 2)) continue;
     // Cycles of a tile of h rows: a tap takes two multiply-adds, or two loads (lanes may straddle lines), or four cycles of
     // latency, whichever is most; then the fixed cost. Counted per vector of lanes.
     const auto cycles = [&](i64 h) {
@@ -201,7 +202,7 @@ int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth) {
   return best;
 }
 
-template int tile_rows<float>(const Kernels<float>&, i64, i64);
-template int tile_rows<double>(const Kernels<double>&, i64, i64);
+template int tile_rows<float>(const Kernels<float>&, i64, i64, int);
+template int tile_rows<double>(const Kernels<double>&, i64, i64, int);
 
 }  // namespace tconv

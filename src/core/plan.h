@@ -103,9 +103,9 @@ struct Boxes {
 };
 
 // The height of the tiles that cover `rows` rows: the one of lowest expected cost. It depends on the weight and the kernel
-// alone, so packed weights serve any input size.
+// alone, so packed weights serve any input size. Tiles are at most `vecs` wide.
 template <class T>
-int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth);
+int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs = kMaxVecs);
 
 // Copies the inputs of a box, `channels` of them from `in` on, to panel[c * channel_pitch + position * position_pitch].
 struct PanelPitch {
