@@ -175,8 +175,8 @@ double cycles(const Gather& g) {
   for (const Gather::Chunk& c : g.chunks) {
     const double rows = double(c.end - c.begin), terms = double(c.taps() * g.channels), lanes = double(g.blocks * g.block);
     const double tiles = double(ceil_div(c.end - c.begin, kMaxRows));
-    total += terms * double(g.blocks) * std::max(1.1 * rows, 4 * tiles)  // two multiply-adds a cycle, or four cycles of latency
-             + 1.3 * rows * terms + 0.5 * terms * lanes / double(g.batch) + 1.5 * rows * double(g.outputs);
+    total += terms * double(g.blocks) * std::max(1.4 * rows, 4 * tiles)  // near two multiply-adds a cycle, or four cycles of latency
+             + 1.8 * rows * terms + 0.5 * terms * lanes / double(g.batch) + 1.5 * rows * double(g.outputs);
   }
   return double(g.groups) * total;
 }

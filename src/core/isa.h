@@ -73,6 +73,20 @@ void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 t
   }
 }
 
+template <class T, int N>
+void copy(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 count) {
+  using vec = Vec<T, N>;
+  for (; rows > 0; --rows, from += from_pitch, to += to_pitch) {
+    i64 i = 0;
+    for (; i + N <= count; i += N) store(to + i, load<vec>(from + i));
+    if (i == count) continue;
+    if (count >= N)
+      store(to + count - N, load<vec>(from + count - N));  // once more, up to the end
+    else
+      for (; i < count; ++i) to[i] = from[i];
+  }
+}
+
 // A tile takes R * V accumulators, V lanes and a broadcast.
 template <class T, int N, int Registers, int R, int V>
 constexpr Tile<T> pick() {
@@ -80,19 +94,19 @@ constexpr Tile<T> pick() {
   return nullptr;
 }
 
-template <class T, int N, int Registers, int R>
-constexpr void fill_row(Kernels<T>& k) {
-  k.tile[R][1] = pick<T, N, Registers, R, 1>();
-  k.tile[R][2] = pick<T, N, Registers, R, 2>();
-  k.tile[R][3] = pick<T, N, Registers, R, 3>();
-  k.tile[R][4] = pick<T, N, Registers, R, 4>();
-  if constexpr (R > 1) fill_row<T, N, Registers, R - 1>(k);
+template <class T, int N, int Registers, int R, int V = kMaxVecs>
+constexpr void fill(Kernels<T>& k) {
+  k.tile[R][V] = pick<T, N, Registers, R, V>();
+  if constexpr (V > 1)
+    fill<T, N, Registers, R, V - 1>(k);
+  else if constexpr (R > 1)
+    fill<T, N, Registers, R - 1>(k);
 }
 
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
-  Kernels<T> k{N, {}, weave<T>, transpose<T>};
-  fill_row<T, N, Registers, kMaxRows>(k);
+  Kernels<T> k{N, {}, weave<T>, transpose<T>, copy<T, N>};
+  fill<T, N, Registers, kMaxRows>(k);
   return k;
 }
 

@@ -6,7 +6,7 @@
 
 namespace tconv {
 
-constexpr int kMaxRows = 12, kMaxVecs = 4;
+constexpr int kMaxRows = 12, kMaxVecs = 8;
 
 // The microkernel: acc[r][lane] (+)= sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane]
 // for R rows and V vectors of lanes, stored at out[r * ldo + lane]. Reads exactly V * lanes values of x a tap.
@@ -21,12 +21,17 @@ using Weave = void (*)(T* y, const T* const* rows, i64 phases, i64 count, T bias
 template <class T>
 using Transpose = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 as, i64 bs, const T* bias);
 
+// Copies `count` adjacent elements of each of `rows` rows; short rows are the common case.
+template <class T>
+using Copy = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 count);
+
 template <class T>
 struct Kernels {
   int lanes;                                 // elements of a vector
   Tile<T> tile[kMaxRows + 1][kMaxVecs + 1];  // [R][V]; null where the accumulators would not fit the registers
   Weave<T> weave;
   Transpose<T> transpose;
+  Copy<T> copy;
 };
 
 // One instruction set: its name, whether this processor runs it, and its tables.

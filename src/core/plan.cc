@@ -3,6 +3,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 
 namespace tconv {
@@ -70,48 +71,105 @@ void choose_box(Plan& plan, i64 panel_elements, i64 wanted) {
   while (w->box > 128 && boxes() * plan.groups * plan.blocks < wanted) w->box = ceil_div(w->box, 2);
 }
 
-// Groups the phases of a unit by their lists of offsets and numbers their slots so that a group's rows are consecutive.
-void make_groups(const Plan& plan, Unit& unit) {
-  std::map<std::vector<i64>, std::vector<std::pair<i64, std::vector<i64>>>> found;
-  const i64 run = unit.end - unit.begin;
-  for (i64 l = 0; l < i64(unit.leads.size()); ++l)
-    for (i64 p = 0; p < run; ++p) {
-      PhaseTaps taps = phase_taps(plan, unit.leads[l].depth, unit.leads[l].row, unit.begin + p);
-      found[taps.offsets].emplace_back(l * run + p, std::move(taps.taps));
+struct PhaseOf {
+  i64 index;  // [lead][phase - begin] of the unit
+  PhaseTaps taps;
+};
+
+// Rows enough to fill tiles: one group for each list of offsets.
+void group_by_list(Unit& unit, const std::vector<PhaseOf>& phases) {
+  std::map<std::vector<i64>, std::vector<const PhaseOf*>> lists;
+  for (const PhaseOf& p : phases) lists[p.taps.offsets].push_back(&p);
+  i64 slot = 0;
+  for (const auto& [offsets, members] : lists) {
+    RowGroup group{slot, i64(members.size()), offsets, {}, false};
+    for (const PhaseOf* p : members) {
+      unit.slot[p->index] = slot++;
+      group.taps.push_back(p->taps.taps);
     }
-  unit.slot.resize(unit.leads.size() * run);
-  i64 slot = 0, weights = 0;
-  for (auto& [offsets, phases] : found) {
-    RowGroup group{slot, i64(phases.size()), offsets, {}, weights};
-    for (auto& [phase, taps] : phases) {
-      unit.slot[phase] = slot++;
-      group.taps.push_back(std::move(taps));
-    }
-    weights += group.slots * i64(offsets.size());
     unit.groups.push_back(std::move(group));
   }
 }
 
-// Phases of the outer axes join a unit while its rows fill less than a tile and they read the same inputs.
+// Few rows: they are multiplied together wherever they share an offset. Offsets are grouped by the rows that read them, and
+// each run of such rows is a group that adds to the others' sums. (k9 s2: the four phases have 5x5, 5x4, 4x5 and 4x4 taps;
+// 16 offsets serve all four rows, 4 + 4 two rows, 1 a single one. `phases` come in an order that keeps such rows adjacent.)
+void group_by_offset(Unit& unit, const std::vector<PhaseOf>& phases) {
+  std::map<i64, std::vector<i64>> readers;  // offset -> slots
+  for (i64 slot = 0; slot < i64(phases.size()); ++slot) {
+    unit.slot[phases[slot].index] = slot;
+    for (i64 offset : phases[slot].taps.offsets) readers[offset].push_back(slot);
+  }
+  std::map<std::pair<i64, i64>, std::vector<i64>> runs;  // (-slots, slot) -> offsets: the longest run first
+  for (const auto& [offset, slots] : readers)
+    for (std::size_t at = 0; at < slots.size();) {
+      std::size_t end = at + 1;
+      while (end < slots.size() && slots[end] == slots[end - 1] + 1) ++end;
+      runs[{-i64(end - at), slots[at]}].push_back(offset);
+      at = end;
+    }
+  // The first group stores its sums and the others add: without a group of all rows an empty one clears them.
+  if (runs.empty() || -runs.begin()->first.first != i64(phases.size())) runs[{-i64(phases.size()), 0}];
+  for (const auto& [run, offsets] : runs) {
+    RowGroup group{run.second, -run.first, offsets, {}, !unit.groups.empty()};
+    for (i64 slot = group.slot; slot < group.slot + group.slots; ++slot) {
+      const PhaseTaps& taps = phases[slot].taps;
+      group.taps.emplace_back();
+      for (i64 offset : offsets)
+        group.taps.back().push_back(taps.taps[std::find(taps.offsets.begin(), taps.offsets.end(), offset) - taps.offsets.begin()]);
+    }
+    unit.groups.push_back(std::move(group));
+  }
+}
+
+// A rank for every phase of an axis: 0 for the longest lists of taps.
+i64 tap_rank(const StencilAxis& a, i64 phase) {
+  i64 most = 0;
+  for (i64 p = 0; p < std::min(a.out_stride, a.kernel); ++p) most = std::max(most, i64(taps_of(a, p).size()));
+  return most - i64(taps_of(a, phase).size());
+}
+
+void make_unit(Plan& plan, std::vector<Unit::Lead> leads, i64 begin, i64 end, bool few_rows) {
+  Unit unit{std::move(leads), begin, end, {}, {}};
+  std::vector<PhaseOf> phases;
+  const i64 run = end - begin;
+  for (i64 l = 0; l < i64(unit.leads.size()); ++l)
+    for (i64 p = 0; p < run; ++p) phases.push_back({l * run + p, phase_taps(plan, unit.leads[l].depth, unit.leads[l].row, begin + p)});
+  unit.slot.resize(phases.size());
+  if (few_rows) {
+    // There and back again: rows that differ along one axis only are neighbours.
+    const auto key = [&](const PhaseOf& p) {
+      const Unit::Lead& lead = unit.leads[p.index / run];
+      const i64 d = tap_rank(plan.axis[0], lead.depth), h = tap_rank(plan.axis[1], lead.row), w = tap_rank(plan.axis[2], begin + p.index % run);
+      return std::array<i64, 3>{-d, d % 2 ? -h : h, (d + h) % 2 ? -w : w};
+    };
+    std::stable_sort(phases.begin(), phases.end(), [&](const PhaseOf& x, const PhaseOf& y) { return key(x) < key(y); });
+    group_by_offset(unit, phases);
+  } else {
+    group_by_list(unit, phases);
+  }
+  i64 weights = 0;
+  for (RowGroup& group : unit.groups) {
+    group.weights_before = weights;
+    weights += group.slots * i64(group.offsets.size());
+  }
+  plan.units.push_back(std::move(unit));
+}
+
+// A unit holds all phases of a row of output; where those are fewer rows than a tile has, those of several rows.
 void make_units(Plan& plan) {
-  const i64 run = std::min(plan.axis[2].out_stride, kPhaseMost);
-  const i64 most = std::max<i64>(1, kMaxRows / (run * plan.block));
-  std::map<std::vector<i64>, std::vector<Unit::Lead>> leads;
+  const i64 run = std::min(plan.axis[2].out_stride, kPhaseMost), room = kMaxRows / (run * plan.block);
+  std::vector<Unit::Lead> leads;
   for (const auto& depths : plan.axis[0].out_phases)
     for (i64 pd = depths.first; pd < depths.second; ++pd)
       for (const auto& rows : plan.axis[1].out_phases)
-        for (i64 ph = rows.first; ph < rows.second; ++ph) leads[phase_taps(plan, pd, ph, 0).offsets].push_back({pd, ph});
-  for (const auto& [offsets, list] : leads)
-    for (std::size_t at = 0; at < list.size(); at += most)
-      for (const auto& columns : plan.axis[2].out_phases)
-        for (i64 begin = columns.first; begin < columns.second; begin += run) {
-          Unit unit;
-          unit.leads.assign(list.begin() + at, list.begin() + std::min(list.size(), at + most));
-          unit.begin = begin;
-          unit.end = std::min(begin + run, columns.second);
-          make_groups(plan, unit);
-          plan.units.push_back(std::move(unit));
-        }
+        for (i64 ph = rows.first; ph < rows.second; ++ph) leads.push_back({pd, ph});
+  const i64 step = even(i64(leads.size()), std::max<i64>(1, room));
+  for (i64 at = 0; at < i64(leads.size()); at += step)
+    for (const auto& columns : plan.axis[2].out_phases)
+      for (i64 begin = columns.first; begin < columns.second; begin += run)
+        make_unit(plan, {leads.begin() + at, leads.begin() + std::min(i64(leads.size()), at + step)}, begin,
+                  std::min(begin + run, columns.second), room >= 1);
 }
 
 }  // namespace

@@ -48,11 +48,12 @@ struct StencilAxis {
   i64 box = 0, extent = 0;  // positions of a box, and the inputs it reads a phase: box + shift_max - shift_min
 };
 
-// The rows of a unit that share one list of taps, hence one list of panel offsets.
+// Rows of a unit that are multiplied together: they read the same offsets of the panel.
 struct RowGroup {
   i64 slot, slots;                           // phases slot .. slot + slots - 1 of the unit
   std::vector<i64> offsets;                  // in the panel, one a tap
   std::vector<std::vector<i64>> taps;        // [phase of the group][tap]: index into the kernel
+  bool add;                                  // to sums of an earlier group
   i64 weights_before = 0;                    // packed weights of the unit's earlier groups, per (channel, m)
 };
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a plan: pack a box of inputs, multiply, interleave the phases into the output. See plan.h for the layout.
 #include <algorithm>
-#include <cstring>
 
 #include "parallel.h"
 #include "plan.h"
@@ -46,9 +45,9 @@ void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column
   from += in.begin * column_stride;
   to += in.begin * pitch.position;
   if (pitch.position == 1 && column_stride == 1)
-    for (i64 c = 0; c < channels; ++c) std::memcpy(to + c * pitch.channel, from + c * channel_stride, std::size_t(inside) * sizeof(T));
+    k.copy(from, channel_stride, to, pitch.channel, channels, inside);
   else if (pitch.channel == 1 && channel_stride == 1)
-    for (i64 z = 0; z < inside; ++z) std::memcpy(to + z * pitch.position, from + z * column_stride, std::size_t(channels) * sizeof(T));
+    k.copy(from, column_stride, to, pitch.position, inside, channels);
   else if (pitch.position == 1 && channel_stride == 1)
     k.transpose(from, column_stride, to, pitch.channel, inside, channels, nullptr);
   else if (pitch.channel == 1 && column_stride == 1)
@@ -74,7 +73,7 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
       T* out = acc + (g.slot * outputs + r) * pitch;
       for (i64 v = 0; v < vectors; v += wide)
         k.tile[tall][std::min(wide, vectors - v)](p.channels, p.planes * p.plane, taps, g.offsets.data(), w, panel + v * k.lanes,
-                                                  out + v * k.lanes, pitch, false);
+                                                  out + v * k.lanes, pitch, g.add);
     }
   }
 }
