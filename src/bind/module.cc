@@ -101,7 +101,7 @@ struct Problem {
 
 // A kernel's name: METHOD_ISA, where the method "direct" leaves the orientation to the estimates.
 const Isa& isa(const std::string& kernel) {
-  const Isa* found = find_isa(kernel.substr(kernel.find('_') + 1).c_str());
+  const Isa* found = find_isa(kernel.substr(std::min(kernel.size(), kernel.find('_') + 1)).c_str());
   require(found, "no such kernel, or this processor lacks it");
   return *found;
 }
@@ -124,7 +124,7 @@ class Stencil {
 
   i64 weight_elements() const { return layer_.weight_elements(); }
   std::vector<i64> signature() const { return layer_.signature(); }
-  std::string method_name() const { return layer_.channels ? "channels" : "positions"; }
+  std::string kernel() const { return std::string(layer_.channels ? "channels_" : "positions_") + layer_.isa.name; }
   std::string why() const { return layer_.why; }
 
   void pack(const In& weight, const Out& packed) const { double_ ? pack_as<double>(weight, packed) : pack_as<float>(weight, packed); }
@@ -197,6 +197,7 @@ template <class T>
 void grad_weight_as(const Problem& p, const std::string& kernel, const In& x, const In& dy, const Out& grad, int threads) {
   const View<const T> from = p.data<const T>(x, false, "x"), dys = p.data<const T>(dy, true, "grad");
   const View<T> to = p.weight<T>(grad);
+  method(kernel);  // gradients of the weight have one orientation; its name must exist all the same
   const Kernels<T>& kernels = isa(kernel).kernels<T>();
   nb::gil_scoped_release release;
   grad_weight<T>(p.spec, kernels, from, dys, to, std::max(threads, 1));
@@ -214,7 +215,7 @@ NB_MODULE(_core, m) {
       .def(nb::init<const Problem&, bool, bool, const std::string&, int>(), nb::arg("problem"), nb::arg("forward"), nb::arg("double"),
            nb::arg("kernel"), nb::arg("threads"))
       .def_prop_ro("weight_elements", &Stencil::weight_elements)
-      .def_prop_ro("method", &Stencil::method_name)
+      .def_prop_ro("kernel", &Stencil::kernel)
       .def_prop_ro("why", &Stencil::why)
       .def_prop_ro("signature", &Stencil::signature)
       .def("apply", &Stencil::apply, nb::arg("x").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert().none(),

@@ -38,7 +38,7 @@ const Isa* find_isa(const char* name) {
   int count;
   const Isa* list = isas(&count);
   for (int i = 0; i < count; ++i)
-    if (list[i].supported() && (!*name || !std::strcmp(name, list[i].name))) return &list[i];
+    if (list[i].supported() && !std::strcmp(name, list[i].name)) return &list[i];
   return nullptr;
 }
 

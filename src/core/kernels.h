@@ -51,6 +51,6 @@ template <>
 inline const Kernels<double>& Isa::kernels<double>() const { return *f64; }
 
 const Isa* isas(int* count);          // everything compiled in, best first
-const Isa* find_isa(const char* name);  // null: no such name, or this processor lacks it; "" is the best one supported
+const Isa* find_isa(const char* name);  // null: no such name, or this processor lacks it
 
 }  // namespace tconv

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,8 +11,8 @@ import numpy as np
 
 from . import _core, _problem
 from ._problem import Problem
-from ._runtime import Array, as_array, check_bias, compute_dtype, kernel_for, readable, result, same_dtype, thread_count, usable
-from ._spec import ArgumentError
+from ._runtime import Array, as_array, check_bias, check_memory, compute_dtype, kernel_for, readable, result, same_dtype, thread_count, usable
+from ._spec import ArgumentError, integer, is_single
 
 
 class Prepared(NamedTuple):
@@ -29,21 +30,31 @@ def core_problem(problem: Problem) -> _core.Problem:
 
 
 def prepare(problem: Problem, forward: bool, dtype: np.dtype[Any], kernel: str, threads: int) -> Prepared:
-    """Plan a forward layer or its input gradient."""
+    """Plan a forward layer or its input gradient, once its result is known to fit into memory."""
+    check_memory(problem.output_shape if forward else problem.input_shape, dtype.itemsize, problem.spec)
     return Prepared(problem, _core.Stencil(core_problem(problem), forward, dtype.itemsize == 8, kernel, threads))
 
 
-def hashable(value: Any) -> Any:
-    """Lists as tuples, so that the words of a call can be the key of a cache."""
-    return tuple(hashable(v) for v in value) if isinstance(value, (list, tuple)) else value
+def key(name: str, value: Any) -> Any:
+    """A word of a call as part of a cache's key: plain ints and tuples, so that 1.0 is never taken for a cached 1."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Iterable) and not is_single(value):
+        return tuple(key(name, v) for v in value)
+    return integer(name, value)
 
 
-@lru_cache(maxsize=256, typed=True)
+def words_key(**words: Any) -> tuple[tuple[str, Any], ...]:
+    """All words of a call as a cache's key."""
+    return tuple((name, key(name, value)) for name, value in words.items())
+
+
+@lru_cache(maxsize=256)
 def _forward(x: tuple[int, ...], w: tuple[int, ...], double: bool, kernel: str, threads: int, words: tuple[tuple[str, Any], ...]) -> Prepared:
     return prepare(_problem.forward(x, w, **dict(words)), True, np.dtype(np.float64 if double else np.float32), kernel, threads)
 
 
-@lru_cache(maxsize=256, typed=True)
+@lru_cache(maxsize=256)
 def _backward(grad: tuple[int, ...], w: tuple[int, ...], input_size: Any, double: bool, kernel: str, threads: int,
               words: tuple[tuple[str, Any], ...]) -> Prepared:  # fmt: skip
     dtype = np.dtype(np.float64 if double else np.float32)
@@ -95,10 +106,10 @@ def conv_transpose(
     x, w = as_array("x", x), as_array("w", w)
     dtype = compute_dtype("x", x)
     same_dtype(("x", x), ("w", w))
-    words = (("stride", hashable(stride)), ("padding", hashable(padding)), ("output_padding", hashable(output_padding)),
-             ("output_size", hashable(output_size)), ("dilation", hashable(dilation)), ("groups", groups), ("layout", layout))  # fmt: skip
+    words = words_key(stride=stride, padding=padding, output_padding=output_padding, output_size=output_size, dilation=dilation,
+                      groups=groups, layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
-    prepared = cached(_forward, x.shape, w.shape, dtype.itemsize == 8, kernel, count, words)
+    prepared = _forward(x.shape, w.shape, dtype.itemsize == 8, kernel, count, words)
     bias = None if bias is None else check_bias(bias, prepared.problem.spec.out_channels, w)
     inputs = [a for a in (x, w, bias) if a is not None]
     y = result(out, prepared.problem.output_shape, x.dtype, inputs, prepared.problem.spec)
@@ -140,10 +151,10 @@ def conv_transpose_grad_input(
     grad, w = as_array("grad", grad), as_array("w", w)
     dtype = compute_dtype("grad", grad)
     same_dtype(("grad", grad), ("w", w))
-    words = (("stride", hashable(stride)), ("padding", hashable(padding)), ("output_padding", hashable(output_padding)),
-             ("dilation", hashable(dilation)), ("groups", groups), ("layout", layout))  # fmt: skip
+    words = words_key(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
+                      layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
-    prepared = cached(_backward, grad.shape, w.shape, hashable(input_size), dtype.itemsize == 8, kernel, count, words)
+    prepared = _backward(grad.shape, w.shape, key("input_size", input_size), dtype.itemsize == 8, kernel, count, words)
     x = result(out, prepared.problem.input_shape, grad.dtype, [grad, w], prepared.problem.spec)
     return into(x, dtype, lambda to: prepared.stencil.apply(readable(grad, dtype), readable(w, dtype), None, to))
 
@@ -171,7 +182,8 @@ def conv_transpose_grad_weight(
         ->    (Cin, Cout / groups, *kernel_size)
 
     `kernel_size` is an int or one per axis. All other arguments, and the errors, are those of `conv_transpose`. The
-    gradient with respect to bias is the sum of `grad` over all axes but the channels.
+    gradient with respect to bias is the sum of `grad` over all axes but the channels. (Where `grad` holds a NaN or an
+    infinity, taps that meet it only beyond the border of x may become NaN too.)
 
     >>> import numpy as np, tconv
     >>> x, grad = np.ones((1, 2, 4, 4), np.float32), np.ones((1, 3, 8, 8), np.float32)
@@ -212,14 +224,6 @@ def stamp(x: Any, kernel: Any, *, stride: Any = 1, padding: Any = 0, output_padd
     y = conv_transpose(data[None, None], taps[None, None], stride=stride, padding=padding, output_padding=output_padding,
                        output_size=output_size, dilation=dilation)  # fmt: skip
     return y.reshape(y.shape[2:])
-
-
-def cached(function: Any, *key: Any) -> Prepared:
-    """A cached plan; words that cannot be a key (and are wrong anyway) go past the cache to the error they deserve."""
-    try:
-        return function(*key)  # type: ignore[no-any-return]
-    except TypeError:
-        return function.__wrapped__(*key)  # type: ignore[no-any-return]
 
 
 def into(result: Array, dtype: np.dtype[Any], run: Any) -> Array:

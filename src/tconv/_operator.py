@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from . import _problem
-from ._functional import Prepared, hashable, into, prepare
+from ._functional import Prepared, into, key, prepare, words_key
 from ._runtime import Array, as_array, check_bias, compute_dtype, kernel_for, readable, result, same_dtype, thread_count
 from ._spec import Spec, pairs
 
@@ -35,16 +34,15 @@ class Operator:
         w = as_array("w", w)
         self._dtype = compute_dtype("w", w)
         self._w = np.array(w, order="C", copy=True)
-        self._words = dict(stride=hashable(stride), padding=hashable(padding), output_padding=hashable(output_padding), dilation=hashable(dilation),
-                           groups=groups, layout=layout)  # fmt: skip
-        self._output_size = hashable(output_size)
+        self._words = dict(words_key(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
+                                     layout=layout))  # fmt: skip
+        self._output_size = key("output_size", output_size)
         self._kernel, self._threads = kernel_for(algorithm), None if threads is None else thread_count(threads)
         _, kernel_size, channels = _problem.weight_axes(w.shape, groups)
         self._bias = None if bias is None else np.array(check_bias(bias, channels, w), dtype=self._dtype, order="C")
         self._w.setflags(write=False)
         self._plans: dict[Any, Prepared] = {}
         self._packed: dict[Any, Array] = {}
-        self._lock = Lock()
         if output_size is None:  # wrong words are refused now rather than at the first call
             Spec.build(_large_enough(padding, len(kernel_size)), kernel_size, in_channels=w.shape[0], out_channels=channels,
                        **{k: v for k, v in self._words.items() if k != "layout"})  # fmt: skip
@@ -61,29 +59,30 @@ class Operator:
 
     def __call__(self, x: Any, out: Array | None = None) -> Array:
         """The layer: x (N, Cin, *I) -> (N, Cout, *O), in the operator's layout; N may be absent."""
-        return self._run("x", x, True, None, out)
+        return self._run(x, True, None, out)
 
-    def T(self, y: Any, input_size: Any = None, out: Array | None = None) -> Array:
-        """The adjoint, without bias: y (N, Cout, *O) -> (N, Cin, *I); see `conv_transpose_grad_input`."""
-        return self._run("y", y, False, input_size, out)
+    def T(self, grad: Any, input_size: Any = None, out: Array | None = None) -> Array:
+        """The adjoint, without bias: grad (N, Cout, *O) -> (N, Cin, *I); see `conv_transpose_grad_input`."""
+        return self._run(grad, False, input_size, out)
 
     def __repr__(self) -> str:
         words = ", ".join(f"{k}={v!r}" for k, v in self._words.items())
         return f"Operator(w{self._w.shape} {self._w.dtype.name}, {words}, kernel={self._kernel!r})"
 
-    def _run(self, name: str, value: Any, forward: bool, input_size: Any, out: Array | None) -> Array:
+    def _run(self, value: Any, forward: bool, input_size: Any, out: Array | None) -> Array:
+        name = "x" if forward else "grad"
         array = as_array(name, value)
         same_dtype(("w", self._w), (name, array))
         threads = thread_count(self._threads)
-        key = (array.shape, forward, hashable(input_size), threads)
-        prepared = self._plans.get(key) or self._plan(key)
+        call = (array.shape, forward, key("input_size", input_size), threads)
+        prepared = self._plans.get(call) or self._plan(call)
         problem, stencil = prepared
         target = result(out, problem.output_shape if forward else problem.input_shape, array.dtype, [array], problem.spec)
         packed, bias = self._weights(prepared, forward), self._bias if forward else None
         return into(target, self._dtype, lambda to: stencil.run(readable(array, self._dtype), packed, bias, to))
 
-    def _plan(self, key: Any) -> Prepared:
-        shape, forward, input_size, threads = key
+    def _plan(self, call: tuple[Any, ...]) -> Prepared:
+        shape, forward, input_size, threads = call
         if forward:
             problem = _problem.forward(shape, self._w.shape, output_size=self._output_size, **self._words)
         else:
@@ -91,19 +90,18 @@ class Operator:
         prepared = prepare(problem, forward, self._dtype, self._kernel, threads)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
-        self._plans[key] = prepared
+        self._plans[call] = prepared
         return prepared
 
     def _weights(self, prepared: Prepared, forward: bool) -> Array:
         """Packed weights; which phases exist decides their order, and only an output smaller than its stride lacks any."""
-        key = (forward, *prepared.stencil.signature)
-        if key not in self._packed:
-            with self._lock:
-                if key not in self._packed:
-                    packed = np.empty(prepared.stencil.weight_elements, self._dtype)
-                    prepared.stencil.pack(readable(self._w, self._dtype), packed)
-                    self._packed[key] = packed
-        return self._packed[key]
+        order = (forward, *prepared.stencil.signature)
+        packed = self._packed.get(order)
+        if packed is None:  # two threads may both pack: the same bits, and no lock that a fork could leave locked
+            packed = np.empty(prepared.stencil.weight_elements, self._dtype)
+            prepared.stencil.pack(readable(self._w, self._dtype), packed)
+            self._packed[order] = packed
+        return packed
 
 
 def _large_enough(padding: Any, rank: int) -> tuple[int, ...]:

@@ -118,6 +118,8 @@ def show_config() -> None:
 def compute_dtype(name: str, array: Array) -> np.dtype[Any]:
     """The dtype the core computes in: float64 for float64, float32 for float32, float16 and bfloat16."""
     dtype = array.dtype
+    if not dtype.isnative:
+        raise ArgumentError(name, dtype.str, "must be in the machine's byte order")
     if dtype.kind == "f" and dtype.itemsize == 8:
         return np.dtype(np.float64)
     if (dtype.kind == "f" and dtype.itemsize in (2, 4)) or dtype.name == "bfloat16":

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every registered kernel, forced by name: that the force took, the sizes around vector widths, and no access beyond the arrays."""
+
+import ctypes
+import dataclasses
+import mmap
+import os
+import subprocess
+import sys
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from definition import OPERATORS, Judge, Problem, random_problem
+
+import tconv
+from tconv import _core
+
+KERNELS = tconv.kernels()
+WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129)
+GEOMETRIES = [((2,), (3,), ((0, 0),)), ((3,), (3,), ((0, 0),)), ((4,), (2,), ((1, 1),)), ((3,), (1,), ((1, 1),)), ((5,), (2,), ((7, -6),))]
+NO_ACCESS = 0  # PROT_NONE, which the mmap module does not name
+forced = pytest.mark.parametrize("kernel", KERNELS)
+
+
+@cache
+def judge_of(problem: Problem) -> Judge:
+    """One definition serves all kernels."""
+    return Judge(problem)
+
+
+def check(problem: Problem, kernel: str) -> None:
+    judge = judge_of(problem)
+    for operator in OPERATORS:
+        judge.check(operator, judge.run(operator, tconv, algorithm=kernel), kernel)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- the registry
+
+
+def test_there_is_a_kernel_for_any_machine():
+    assert len(set(KERNELS)) == len(KERNELS) >= 1
+    assert any(name.endswith("scalar") for name in KERNELS)
+
+
+@forced
+def test_the_force_takes(kernel):
+    """By the name that an Operator gives, and by the method and instruction set that the core really took for these problems."""
+    assert tconv.Operator(np.ones((1, 1, 2), "float32"), algorithm=kernel).kernel == kernel
+    assert tconv.Operator(np.ones((1, 1, 2)), algorithm=kernel).kernel == kernel
+    method, isa = kernel.split("_")
+    methods = ("positions", "channels") if method == "direct" else (method,)
+    for channels, size, forward, last in product((1, 64), (1, 200), (True, False), (True, False)):
+        problem = _core.Problem(1, channels, channels, 1, [size], [4], [2], [1], [(0, 0)], last, True)
+        assert _core.Stencil(problem, forward, False, kernel, 1).kernel in [f"{m}_{isa}" for m in methods]
+
+
+@pytest.mark.parametrize("words", [{}, {"algorithm": "auto"}, {"algorithm": "direct"}])
+def test_left_alone_it_chooses_a_registered_kernel(words):
+    assert tconv.Operator(np.ones((1, 1, 2), "float32"), **words).kernel in KERNELS
+
+
+@pytest.mark.parametrize("name", ["direct_mmx", "", "AUTO", "direct_", "direct_avx2 ", None, 3, b"auto"])
+def test_an_unknown_name_is_an_error(name):
+    x, w, y = np.ones((1, 1, 3), "float32"), np.ones((1, 1, 2), "float32"), np.ones((1, 1, 4), "float32")
+    for call in (lambda: tconv.conv_transpose(x, w, algorithm=name), lambda: tconv.conv_transpose_grad_input(y, w, algorithm=name),
+                 lambda: tconv.conv_transpose_grad_weight(x, y, 2, algorithm=name), lambda: tconv.Operator(w, algorithm=name)):  # fmt: skip
+        with pytest.raises(tconv.ArgumentError) as caught:
+            call()
+        assert (caught.value.argument, caught.value.value) == ("algorithm", name)
+        assert all(known in caught.value.rule for known in ("auto", "direct", *KERNELS))
+
+
+# --------------------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("block", range(3))
+@forced
+def test_random_geometries(kernel, block, dtype):
+    for seed in range(20_000 + block * 100, 20_000 + (block + 1) * 100):
+        check(random_problem(seed, dtypes=(dtype,), budget=400), kernel)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@forced
+def test_widths_around_vectors(kernel, dtype):
+    for width, (k, s, p), layout in product(WIDTHS, GEOMETRIES, ["channels_first", "channels_last"]):
+        if (width - 1) * s[0] + k[0] - sum(p[0]) >= 1:
+            check(Problem((width,), k, s, (1,), p, 2, 3, 5, dtype=dtype, layout=layout, biased=True, seed=width), kernel)
+
+
+@forced
+def test_widths_of_maps(kernel):
+    for width, layout in product(WIDTHS, ["channels_first", "channels_last"]):
+        check(Problem((2, width), (3, 4), (1, 2), (1, 1), ((1, 1), (1, 1)), 1, 2, 3, layout=layout, seed=width), kernel)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@forced
+def test_channels_around_vectors(kernel, layout):
+    for channels in WIDTHS:
+        for cin, cout, groups in ((channels, 6, 1), (5, channels, 1), (channels, channels, channels), (2 * channels, 4, 2)):
+            check(Problem((3, 2), (2, 3), (1, 2), (1, 1), ((0, 0), (1, 0)), 1, cin, cout, groups, layout=layout, seed=channels), kernel)
+
+
+@forced
+def test_small_maps_of_many_images(kernel):
+    for batch, size in product((1, 2, 7, 16, 33), ((1, 1), (1, 2), (3, 1), (4, 4))):
+        check(Problem(size, (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), batch, 9, 10, biased=True, seed=batch), kernel)
+
+
+LARGER = [Problem((16, 20), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 2, 80, 70, biased=True, seed=1),
+          Problem((70, 90), (2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 1, 6, 4, seed=2),
+          Problem((60, 65), (3, 3), (2, 2), (1, 1), ((1, 0), (1, 0)), 1, 3, 1, biased=True, seed=3),
+          Problem((3000,), (16,), (8,), (1,), ((4, 4),), 1, 9, 5, seed=4),
+          Problem((60,), (256,), (64,), (1,), ((128, 128),), 1, 33, 1, seed=5),
+          Problem((12, 13), (3, 3), (1, 1), (2, 3), ((2, 2), (3, 3)), 1, 600, 3, seed=6),
+          Problem((6, 7, 8), (4, 4, 4), (2, 2, 2), (1, 1, 1), ((1, 1),) * 3, 1, 8, 12, biased=True, seed=7)]  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", LARGER, ids=lambda p: str(p).split(" | ")[0].replace(" ", "_"))
+@forced
+def test_layers_that_need_several_blocks(kernel, problem):
+    check(problem, kernel)
+    check(dataclasses.replace(problem, layout="channels_last"), kernel)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- page guards
+
+
+class Fenced:
+    """Arrays that end (or begin) exactly where an unreadable page begins (or ends): any access beyond them kills the process."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._maps = []
+
+    def array(self, values: np.ndarray, at_end: bool) -> np.ndarray:
+        page, inner = mmap.PAGESIZE, -(-max(values.nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+        region = mmap.mmap(-1, inner + 2 * page)
+        self._maps.append(region)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(region))
+        for fence in (start, start + page + inner):
+            if self._libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), NO_ACCESS):
+                raise OSError(ctypes.get_errno(), "mprotect failed")
+        offset = page + (inner - values.nbytes if at_end else 0)
+        array = np.frombuffer(region, values.dtype, values.size, offset).reshape(values.shape)
+        array[...] = values
+        return array
+
+
+def run_between_fences() -> None:
+    """All operators of all kernels with every array fenced at its end, then at its beginning; prints each kernel before it runs."""
+    for kernel in KERNELS:
+        print(kernel, flush=True)
+        calls = sum(_run_fenced(p, kernel, at_end) for p in fenced_problems() for at_end in (True, False))
+        print(calls, flush=True)
+
+
+def fenced_problems() -> list[Problem]:
+    found, sizes = [], [(1,), (3,), (17,), (65,), (3, 31), (2, 3, 9)]
+    forms = [(3, 2, (1, 0), 3, 2, 1), (4, 2, (1, 1), 2, 17, 1), (2, 2, (0, 0), 8, 4, 4), (3, 1, (0, -1), 1, 1, 1)]
+    layouts = ["channels_first", "channels_last"]
+    for size, form, dtype, layout in product(sizes, forms, ["float32", "float64"], layouts):
+        k, s, crop, *channels = form
+        if all((n - 1) * s + k - sum(crop) >= 1 for n in size):
+            axes = ((v,) * len(size) for v in (k, s, 1, crop))
+            found.append(Problem(size, *axes, 2, *channels, dtype, layout, biased=True, seed=len(found)))
+    return found
+
+
+def _run_fenced(p: Problem, kernel: str, at_end: bool) -> int:
+    fenced, plain = Fenced(), judge_of(p)
+    x, grad = (fenced.array(p.arranged(a), at_end) for a in (plain.x, plain.grad))
+    w, bias = (fenced.array(a, at_end) for a in (plain.w, plain.bias))
+    words = {**p.words, "algorithm": kernel, "threads": 2}
+    out = {name: fenced.array(np.zeros_like(a), at_end) for name, a in (("forward", grad), ("grad_input", x), ("grad_weight", w))}
+    plain.check("forward", tconv.conv_transpose(x, w, bias, **words, out=out["forward"]), kernel)
+    plain.check("forward", tconv.Operator(w, bias, **words)(x, out=out["forward"]), kernel)
+    plain.check("grad_input", tconv.conv_transpose_grad_input(grad, w, p.size, **words, out=out["grad_input"]), kernel)
+    plain.check("grad_weight", tconv.conv_transpose_grad_weight(x, grad, p.kernel, **words, out=out["grad_weight"]), kernel)
+    return 4
+
+
+def in_a_process(code: str) -> subprocess.CompletedProcess:
+    """A fence that is touched must fail a test, not kill the run."""
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join([here, *(p for p in sys.path if p)])
+    return subprocess.run([sys.executable, "-c", code], cwd=here, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+                          timeout=120, check=False)  # fmt: skip
+
+
+def test_the_fence_is_sharp():
+    """One byte beyond either end kills the process: otherwise the test below proves nothing."""
+    for at_end, reach in ((True, 8), (False, -1)):
+        code = "import ctypes, numpy, test_kernels as t; f = t.Fenced(); a = f.array(numpy.ones(1), {}); "
+        touch = "print(ctypes.c_ubyte.from_address(a.ctypes.data + {}).value)"
+        inside, beyond = in_a_process(code.format(at_end) + touch.format(0)), in_a_process(code.format(at_end) + touch.format(reach))
+        assert inside.returncode == 0, inside.stderr
+        assert beyond.returncode != 0, beyond.stdout
+
+
+def test_no_access_beyond_the_arrays():
+    done = in_a_process("import test_kernels; test_kernels.run_between_fences()")
+    said = done.stdout.split()
+    assert done.returncode == 0, f"{said[-1:]}: exit {done.returncode} (negative: killed by that signal)\n{done.stderr[-2000:]}"
+    assert said[::2] == list(KERNELS)
+    assert all(int(calls) > 500 for calls in said[1::2])
