@@ -50,7 +50,11 @@ def test_the_quick_layers_exist_and_cover_every_class_but_the_tiny():
 
 
 def test_a_pattern_is_a_glob_or_a_problem():
-    assert [layer.name for layer in layers.select(["lapsrn*", "lapsrn_img", "c3:8 i5 k4 s2"], EVERY)] == ["lapsrn_feat", "lapsrn_img", "c3:8 i5 k4 s2"]
+    assert [layer.name for layer in layers.select(["lapsrn*", "lapsrn_img", "c3:8 i5 k4 s2"], EVERY)] == [
+        "lapsrn_feat",
+        "lapsrn_img",
+        "c3:8 i5 k4 s2",
+    ]
     with pytest.raises(SystemExit, match="no layer is called 'nonsense'"):
         layers.select(["nonsense"], EVERY)
 
@@ -98,7 +102,7 @@ def test_the_judge_agrees_with_the_reference(problem):
 def test_an_error_is_relative_to_the_largest_output_and_sees_nan():
     true = np.array([1.0, -4.0, 2.0, 0.0])
     assert judge.error(true, true) == (0, 0)
-    assert judge.error(true + [0, 0, 0, 0.4], true) == pytest.approx((0.1, 0.05))
+    assert judge.error(np.add(true, [0, 0, 0, 0.4]), true) == pytest.approx((0.1, 0.05))
     assert judge.error(true * [1, np.nan, 1, 1], true).max == np.inf
 
 
@@ -153,7 +157,7 @@ def results(**changed):
 
 def test_roofline_ratios_and_means():
     one, two = rows.rows(results(), 2)
-    assert (one.roofline, one.bound) == pytest.approx(0.001) or (one.roofline, one.bound) == (0.001, "multiply-adds")
+    assert (one.roofline, one.bound) == (0.001, "multiply-adds")
     assert (two.roofline, two.bound) == (0.001, "bytes")
     assert (one.best(), two.best()) == ("torch", "torch")
     assert (one.share("tconv_op"), two.share("tconv_op")) == (0.5, 0.25)
@@ -177,13 +181,19 @@ def test_the_tables_hold_the_numbers():
 def test_a_document_is_renewed_and_checked(tmp_path, capsys):
     result, document = tmp_path / "r.json", tmp_path / "d.md"
     result.write_text(json.dumps(results()))
-    document.write_text("before\n<!-- bench summary threads=2 -->\nold\n<!-- /bench -->\nbetween\n<!-- bench reasons -->\n<!-- /bench -->\nafter\n")
+    document.write_text(
+        "before\n<!-- bench summary threads=2 -->\nold\n<!-- /bench -->\nbetween\n<!-- bench reasons -->\n<!-- /bench -->\nafter\n"
+    )
     with pytest.raises(SystemExit, match="not current"):
         main(["table", str(result), "--check", str(document)])
     assert main(["table", str(result), "--write", str(document)]) == 0
     text = document.read_text()
     assert "old" not in text and "| all | 2 |" in text and "no such layer" in text
-    assert text.startswith("before\n<!-- bench summary threads=2 -->\n") and "\nbetween\n" in text and text.endswith("<!-- /bench -->\nafter\n")
+    assert (
+        text.startswith("before\n<!-- bench summary threads=2 -->\n")
+        and "\nbetween\n" in text
+        and text.endswith("<!-- /bench -->\nafter\n")
+    )
     assert main(["table", str(result), "--check", str(document)]) == 0
     assert main(["table", str(result)]) == 0 and capsys.readouterr().out.count("\n## ") == len(table.SECTIONS) - 1
     with pytest.raises(SystemExit, match="no region"):

@@ -73,17 +73,35 @@ void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 t
   }
 }
 
+// Short runs, where calling memset and memcpy would cost more than the work.
 template <class T, int N>
-void copy(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 count) {
+inline void copy_run(const T* from, T* to, i64 count) {
   using vec = Vec<T, N>;
+  i64 i = 0;
+  for (; i + N <= count; i += N) store(to + i, load<vec>(from + i));
+  if (i == count) return;
+  if (count >= N)
+    store(to + count - N, load<vec>(from + count - N));  // once more, up to the end
+  else
+    for (; i < count; ++i) to[i] = from[i];
+}
+
+template <class T, int N>
+inline void zero_run(T* to, i64 count) {
+  i64 i = 0;
+  for (; i + N <= count; i += N) store(to + i, Vec<T, N>{});
+  for (; i < count; ++i) to[i] = T(0);
+}
+
+template <class T, int N>
+void copy(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 begin, i64 end, i64 columns) {
   for (; rows > 0; --rows, from += from_pitch, to += to_pitch) {
-    i64 i = 0;
-    for (; i + N <= count; i += N) store(to + i, load<vec>(from + i));
-    if (i == count) continue;
-    if (count >= N)
-      store(to + count - N, load<vec>(from + count - N));  // once more, up to the end
-    else
-      for (; i < count; ++i) to[i] = from[i];
+    // The next row usually lies on another page, where the hardware does not look ahead.
+    if (rows > 1)
+      for (i64 i = 0; i < end - begin; i += 64 / i64(sizeof(T))) __builtin_prefetch(from + from_pitch + i);
+    zero_run<T, N>(to, begin);
+    copy_run<T, N>(from, to + begin, end - begin);
+    zero_run<T, N>(to + end, columns - end);
   }
 }
 

@@ -21,9 +21,9 @@ using Weave = void (*)(T* y, const T* const* rows, i64 phases, i64 count, T bias
 template <class T>
 using Transpose = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 as, i64 bs, const T* bias);
 
-// Copies `count` adjacent elements of each of `rows` rows; short rows are the common case.
+// Copies rows of adjacent elements and puts zeros around them: to[0 .. columns) = 0 .. 0, from[0 .. end - begin), 0 .. 0.
 template <class T>
-using Copy = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 count);
+using Copy = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 begin, i64 end, i64 columns);
 
 template <class T>
 struct Kernels {

@@ -33,21 +33,20 @@ struct Tasks {
 template <class T>
 void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column_stride, Inside in, i64 channels, i64 columns, T* to,
               PanelPitch pitch) {
-  const auto clear = [&](i64 begin, i64 end) {
-    if (pitch.position == 1)
-      for (i64 c = 0; c < channels; ++c) std::fill(to + c * pitch.channel + begin, to + c * pitch.channel + end, T(0));
-    else
-      for (i64 z = begin; z < end; ++z) std::fill_n(to + z * pitch.position, channels, T(0));
-  };
-  clear(0, in.begin);
-  clear(in.end, columns);
   const i64 inside = in.end - in.begin;
   from += in.begin * column_stride;
+  if (pitch.position == 1 && (column_stride == 1 || !inside))
+    return k.copy(from, channel_stride, to, pitch.channel, channels, in.begin, in.end, columns);
+  if (pitch.position == 1) {
+    k.copy(from, 0, to, pitch.channel, channels, in.begin, in.begin, in.begin);
+    k.copy(from, 0, to + in.end, pitch.channel, channels, 0, 0, columns - in.end);
+  } else {
+    k.copy(from, 0, to, pitch.position, in.begin, 0, 0, channels);
+    k.copy(from, 0, to + in.end * pitch.position, pitch.position, columns - in.end, 0, 0, channels);
+  }
   to += in.begin * pitch.position;
-  if (pitch.position == 1 && column_stride == 1)
-    k.copy(from, channel_stride, to, pitch.channel, channels, inside);
-  else if (pitch.channel == 1 && channel_stride == 1)
-    k.copy(from, column_stride, to, pitch.position, inside, channels);
+  if (pitch.channel == 1 && channel_stride == 1)
+    k.copy(from, column_stride, to, pitch.position, inside, 0, channels, channels);
   else if (pitch.position == 1 && channel_stride == 1)
     k.transpose(from, column_stride, to, pitch.channel, inside, channels, nullptr);
   else if (pitch.channel == 1 && column_stride == 1)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """tconv: the transposed convolutional layer, exact in every framework's terms, fast on a CPU."""
 
+from . import conventions as conventions
 from . import reference as reference
 from ._functional import conv_transpose as conv_transpose
 from ._functional import conv_transpose_grad_input as conv_transpose_grad_input
@@ -16,6 +17,7 @@ from ._runtime import show_config as show_config
 from ._spec import ArgumentError as ArgumentError
 from ._spec import Axis as Axis
 from ._spec import Spec as Spec
+from .conventions import convert as convert
 
 __all__ = [
     "ArgumentError",
@@ -26,6 +28,8 @@ __all__ = [
     "conv_transpose",
     "conv_transpose_grad_input",
     "conv_transpose_grad_weight",
+    "conventions",
+    "convert",
     "get_num_threads",
     "kernels",
     "reference",

@@ -11,7 +11,19 @@ import numpy as np
 
 from . import _core, _problem
 from ._problem import Problem
-from ._runtime import Array, as_array, check_bias, check_memory, compute_dtype, kernel_for, readable, result, same_dtype, thread_count, usable
+from ._runtime import (
+    Array,
+    as_array,
+    check_bias,
+    check_memory,
+    compute_dtype,
+    kernel_for,
+    readable,
+    result,
+    same_dtype,
+    thread_count,
+    usable,
+)
 from ._spec import ArgumentError, integer, is_single
 
 
@@ -50,7 +62,9 @@ def words_key(**words: Any) -> tuple[tuple[str, Any], ...]:
 
 
 @lru_cache(maxsize=256)
-def _forward(x: tuple[int, ...], w: tuple[int, ...], double: bool, kernel: str, threads: int, words: tuple[tuple[str, Any], ...]) -> Prepared:
+def _forward(
+    x: tuple[int, ...], w: tuple[int, ...], double: bool, kernel: str, threads: int, words: tuple[tuple[str, Any], ...]
+) -> Prepared:
     return prepare(_problem.forward(x, w, **dict(words)), True, np.dtype(np.float64 if double else np.float32), kernel, threads)
 
 
@@ -234,4 +248,3 @@ def into(result: Array, dtype: np.dtype[Any], run: Any) -> Array:
     if not direct:
         result[...] = target
     return result
-

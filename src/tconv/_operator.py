@@ -44,8 +44,8 @@ class Operator:
         self._plans: dict[Any, Prepared] = {}
         self._packed: dict[Any, Array] = {}
         if output_size is None:  # wrong words are refused now rather than at the first call
-            Spec.build(_large_enough(padding, len(kernel_size)), kernel_size, in_channels=w.shape[0], out_channels=channels,
-                       **{k: v for k, v in self._words.items() if k != "layout"})  # fmt: skip
+            geometry = {k: v for k, v in self._words.items() if k != "layout"}
+            Spec.build(_large_enough(padding, len(kernel_size)), kernel_size, in_channels=w.shape[0], out_channels=channels, **geometry)
 
     @property
     def weight(self) -> Array:

@@ -124,24 +124,10 @@ class Axis:
 
     def pairs(self) -> int:
         """How many (input, tap) pairs land inside the output: the useful multiply-adds of this axis."""
-        return sum(len(self.outputs_of(i)) for i in _sampled(self)) + _inner(self)
-
-
-def _sampled(axis: Axis) -> Iterable[int]:
-    """The inputs whose stamp the crop may clip; all others keep every tap."""
-    inner = _inner_range(axis)
-    return (i for r in (range(0, inner.start), range(inner.stop, axis.size)) for i in r)
-
-
-def _inner_range(axis: Axis) -> range:
-    """The inputs whose whole stamp lies inside the output."""
-    start = min(max(0, -(-axis.lo // axis.stride)), axis.size)
-    stop = (axis.full - axis.hi - axis.extent) // axis.stride + 1
-    return range(start, min(max(start, stop), axis.size))
-
-
-def _inner(axis: Axis) -> int:
-    return len(_inner_range(axis)) * axis.kernel
+        start = min(max(0, -(-self.lo // self.stride)), self.size)
+        stop = min(max(start, (self.full - self.hi - self.extent) // self.stride + 1), self.size)  # [start, stop): the crop clips no tap
+        clipped = (i for border in (range(start), range(stop, self.size)) for i in border)
+        return (stop - start) * self.kernel + sum(len(self.outputs_of(i)) for i in clipped)
 
 
 def clip(positions: range, size: int) -> range:
@@ -210,12 +196,12 @@ class Spec:
         (8,)
         """
         sizes = integers("input_size", input_size)
-        rank = len(sizes)
-        ones = dict(kernel=integers("kernel_size", kernel_size, rank), stride=integers("stride", stride, rank),
-                    dilation=integers("dilation", dilation, rank))  # fmt: skip
-        for name, values in (("input_size", sizes), ("kernel_size", ones["kernel"]), *list(ones.items())[1:]):
+        words = {"input_size": sizes}
+        for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation)):
+            words[name] = integers(name, value, len(sizes))
+        for name, values in words.items():
             at_least_one(name, values)
-        bare = tuple(Axis(i, k, s, d) for i, k, s, d in zip(sizes, *ones.values(), strict=True))
+        bare = tuple(Axis(*numbers) for numbers in zip(*words.values(), strict=True))
         crops = _crops(bare, padding, output_padding, output_size)
         axes = tuple(Axis(a.size, a.kernel, a.stride, a.dilation, lo, hi) for a, (lo, hi) in zip(bare, crops, strict=True))
         return cls(axes, *(integer(n, v) for n, v in (("batch", batch), ("in_channels", in_channels),
@@ -395,7 +381,7 @@ def _parse(text: str) -> Spec:
         if letter not in fields:
             raise ArgumentError("problem", text, f"lacks {_NAMES[letter]} ({letter})")
     for letter, values in fields.items():
-        if letter not in "cp" and any(len(v) > 1 for v in values) or letter in "ncg" and len(values) > 1:
+        if (letter not in "cp" and any(len(v) > 1 for v in values)) or (letter in "ncg" and len(values) > 1):
             raise ArgumentError("problem", text, f"{_NAMES[letter]} ({letter}) takes {'one number' if letter in 'ng' else 'no pairs'}")
     rank = len(fields["i"])
     single = {letter: _spread(text, letter, fields.get(letter, [(1,)]), rank) for letter in "iksd"}

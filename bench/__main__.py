@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `python -m bench [options]`, `python -m bench table|mixed|guard ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime
+
+from . import guard, layers, mixed, peers, run, table
+from .pool import ROOT
+from .store import Store
+
+RESULTS = ROOT / "bench" / "results"
+COMMANDS = {"table": table.main, "mixed": mixed.main, "guard": guard.main}
+
+
+def main(words: list[str]) -> int:
+    """Run a command; without one, the benchmark itself."""
+    if words and words[0] in COMMANDS:
+        return COMMANDS[words[0]](words[1:])
+    asked = _parser().parse_args(words)
+    plan = _plan(asked)
+    path = RESULTS / f"{asked.name or _name(asked.resume)}.json"
+    run.run(plan, Store(path, run.head(plan), asked.resume))
+    print(f"python -m bench table {path.relative_to(ROOT)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m bench", description="Time our kernels and every installed peer on the layers of bench/layers.csv.",
+                                     epilog="Other commands: table, mixed, guard (each with --help).")  # fmt: skip
+    add = parser.add_argument
+    add("--layers", nargs="+", default=["*"], metavar="GLOB", help='names of layers, or problem lines such as "c256:128 i8x8 k4 s2 p1"')
+    add("--peers", type=_list, default=list(peers.PEERS), metavar="A,B", help=f"default: {','.join(peers.PEERS)}; ours take options, as in "
+        "tconv_op:algorithm=direct_avx2+dtype=float64+layout=channels_last")  # fmt: skip
+    add("--threads", type=_numbers, metavar="1,2", help="numbers of threads (default 1,2; with --quick 2)")
+    add("--rounds", type=int, help="rounds in which every peer has its turn (default 7; with --quick 5)")
+    add("--seconds-per-layer", type=float, help="time for the rounds of all peers together (default 10; with --quick 4)")
+    add("--quick", action="store_true", help=f"{len(layers.QUICK)} layers of all classes, in under 3 minutes")
+    add("--name", help="of the file bench/results/NAME.json (default: the date and time)")
+    add("--resume", action="store_true", help="go on with NAME, or with the newest file")
+    return parser
+
+
+def _plan(asked: argparse.Namespace) -> run.Plan:
+    unknown = [name for name in asked.peers if name.partition(":")[0] not in peers.PEERS]
+    if unknown:
+        raise SystemExit(f"bench: no peer is called {unknown[0]!r}; there are {', '.join(peers.PEERS)}")
+    every = layers.read()
+    names = layers.QUICK if asked.quick and asked.layers == ["*"] else asked.layers
+    return run.Plan(layers.select(names, every), asked.peers, asked.threads or ([2] if asked.quick else [1, 2]),
+                    asked.rounds or (5 if asked.quick else 7), asked.seconds_per_layer or (4.0 if asked.quick else 10.0))  # fmt: skip
+
+
+def _name(resume: bool) -> str:
+    newest = sorted(RESULTS.glob("*.json"), key=lambda p: p.stat().st_mtime)
+    return newest[-1].stem if resume and newest else f"{datetime.now():%Y-%m-%d-%H%M%S}"
+
+
+def _list(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in _list(text)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

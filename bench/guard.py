@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guard against slower kernels that no noisy machine upsets: it counts instructions (`python -m bench guard`).
+
+Valgrind runs a few small layers, one of every class, on one thread and counts what each call executes: the same number in
+every run, on any machine that runs the same binary. More than TOLERANCE over the committed count fails; it leaves room for
+another compiler. Counts say nothing of caches and ports: they catch lost vectorisation, wasted lanes, new overhead, work
+done twice. Valgrind knows AVX2 but not AVX-512, so the AVX2 kernels are what is counted.
+
+Callgrind writes its counter out whenever the program enters the C library's getppid, which nothing else calls: a marker
+that needs no symbols in our binary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tconv
+from tconv import Spec
+
+from .layers import Layer
+from .pool import ROOT
+
+BASELINE = Path(__file__).with_name("guard.json")
+TOLERANCE = 1.15
+PROBLEMS = (
+    "c2:3 i5 k4 s2 p1", "c32:32 i12x12 k4 s2 p1", "c48:24 i16x16 k3 s2 p1:0", "c32:32 i16x16 k2 s2", "n2 c64:32 i4x4 k4 s2 p1",
+    "c24:1 i24x24 k9 s2 p4:3", "c32:32 g32 i24x24 k4 s2 p1", "c65:1 i16 k256 s64", "c32:16 i400 k8 s4 p2", "c16:16 i6x6x16 k2 s2",
+    "c16:16 i5x5x6 k3 d2",
+)  # fmt: skip
+
+
+def main(words: list[str]) -> int:
+    """Count, and compare with or renew the committed counts."""
+    parser = argparse.ArgumentParser("python -m bench guard", description="Instructions of small layers against the committed counts.")
+    parser.add_argument("--update", action="store_true", help=f"write {BASELINE.relative_to(ROOT)}")
+    asked = parser.parse_args(words)
+    if not shutil.which("valgrind"):
+        raise SystemExit("bench: the guard needs valgrind (Debian, Ubuntu: apt install valgrind)")
+    found = count()
+    if asked.update:
+        BASELINE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return 0
+    if not BASELINE.exists():
+        raise SystemExit(f"bench: there is no {BASELINE.relative_to(ROOT)}: python -m bench guard --update")
+    return report(json.loads(BASELINE.read_text(encoding="utf-8")), found)
+
+
+def report(old: dict[str, int], new: dict[str, int]) -> int:
+    """Print every count beside the old one; 1 where one grew beyond the tolerance or has no old one, else 0."""
+    bad = 0
+    for name, now in new.items():
+        ratio = now / old[name] if name in old else float("inf")
+        bad += ratio > TOLERANCE
+        verdict = "WORSE" if ratio > TOLERANCE else "better: renew with --update" if ratio < 1 / TOLERANCE else ""
+        print(f"{name:44} {now:12,d} instructions, {ratio:6.3f} of the committed count {verdict}".rstrip())
+    return int(bad > 0)
+
+
+def cases() -> dict[str, Callable[[], object]]:
+    """What is counted: every problem through Operator and through conv_transpose."""
+    found: dict[str, Callable[[], object]] = {}
+    for line in PROBLEMS:
+        spec = Spec.parse(line)
+        x, w = Layer(line, spec).arrays()
+        words: dict[str, Any] = {
+            "stride": spec.stride,
+            "padding": spec.crop,
+            "dilation": spec.dilation,
+            "groups": spec.groups,
+            "threads": 1,
+        }
+        operator, out = tconv.Operator(w, **words), np.empty(spec.output_shape, np.float32)
+        found[f"Operator        {line}"] = partial(operator, x, out=out)
+        found[f"conv_transpose  {line}"] = partial(tconv.conv_transpose, x, w, out=out, **words)
+    return found
+
+
+def count() -> dict[str, int]:
+    """Instructions of one call of every case, the second: plans are cached by then."""
+    with tempfile.TemporaryDirectory() as folder:
+        valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/counts", "--dump-before=getppid"]
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run([*valgrind, sys.executable, "-m", __name__], cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"bench: valgrind failed:\n{done.stderr[-2000:]}")
+        dumps = sorted(Path(folder).glob("counts.*"), key=lambda path: int(path.suffix[1:]))
+        totals = [int(re.findall(r"^totals: (\d+)", path.read_text(), re.MULTILINE)[-1]) for path in dumps]
+    names = done.stdout.splitlines()
+    if len(totals) != 2 * len(names):
+        raise SystemExit(f"bench: {len(totals)} markers for {len(names)} cases: something else calls getppid")
+    return dict(zip(names, totals[1::2], strict=True))
+
+
+def child() -> None:
+    """Under Valgrind: a marker before and after the second call of every case."""
+    for name, run in cases().items():
+        run()
+        os.getppid()
+        run()
+        os.getppid()
+        print(name)
+
+
+if __name__ == "__main__":
+    child()

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the documentation site; its examples run in tests/test_docs.py, as those of the README do."""
+
+import re
+from importlib.metadata import version as installed_version
+
+project = "tconv"
+copyright = "the tconv authors"
+release = version = installed_version("tconv")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = f"tconv {release}"
+highlight_language = "text"
+smartquotes = False  # quotes in the text are Python's
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+
+
+def as_plain_text(app, what, name, obj, options, lines):
+    """Docstrings are plain text, not reStructuredText: keep `*`, show `code` as code, indented blocks and tables as they stand."""
+    found, example, block = [], False, False
+    for line in lines:
+        example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
+        indented = line.startswith("    ") and bool(line.strip()) and not example
+        if indented and not block:
+            found += ["", "::", ""]
+        if block and line.strip() and not indented:
+            found.append("")
+        block = indented or (block and not line.strip())
+        text = line if example or block else as_paragraph(line)
+        if found and found[-1] and text and text.startswith("| ") != found[-1].startswith("| "):
+            found.append("")
+        found.append(text)
+    lines[:] = found
+
+
+def as_paragraph(line):
+    text = re.sub(r"`([^`]+)`", r"``\1``", line)
+    text = re.sub(r"(``.*?``)|([*|_\\])", lambda m: m[1] or "\\" + m[2], text)
+    return ("| " if re.match(r"\w+(, \w+)*: ", text) else "") + text
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", as_plain_text)
