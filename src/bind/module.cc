@@ -206,6 +206,7 @@ void grad_weight_as(const Problem& p, const std::string& kernel, const In& x, co
 }  // namespace
 
 NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);  // plans kept in caches of the Python modules outlive this one
   nb::class_<Problem>(m, "Problem", "Geometry and array layout of one problem.")
       .def(nb::init<i64, i64, i64, i64, const std::vector<i64>&, const std::vector<i64>&, const std::vector<i64>&,
                     const std::vector<i64>&, const std::vector<Crop>&, bool, bool>(),
