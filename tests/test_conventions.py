@@ -64,7 +64,7 @@ REFUSALS = [
     ("torch", {"kernel_size": 3, "strides": 2}, "strides", "is no argument of torch; those are input_size, kernel_size, stride"),
     ("torch", {"stride": 2}, "kernel_size", "is missing"),
     ("onnx", {"kernel_shape": 3, "pads": [1, -1]}, "pads", "at least 0"),
-    ("onnx", {"kernel_shape": 3, "pads": [1, 1, 1]}, "pads", "2"),
+    ("onnx", {"kernel_shape": 3, "pads": [1, 1, 1]}, "pads", "2 ints of at least 0: all begins"),
     ("onnx", {"kernel_shape": 3, "pads": [0, 0], "auto_pad": "VALID"}, "pads", "auto_pad='VALID'"),
     ("onnx", {"kernel_shape": 3, "auto_pad": "SAME"}, "auto_pad", "NOTSET, VALID, SAME_UPPER, SAME_LOWER"),
     ("onnx", {"kernel_shape": 3, "output_padding": 1}, "output_padding", "below"),
@@ -85,6 +85,8 @@ REFUSALS = [
     ("jax", {"kernel_size": 3, "strides": 2, "padding": [1]}, "padding", "one .before, after. pair"),
     ("jax", {"kernel_size": 3, "strides": 2, "padding": 1}, "padding", "one .before, after. pair"),
     ("jax", {"kernel_size": 3, "strides": 2, "padding": "SAME", "dimension_numbers": ("NWC", "WIO", "NCW")}, "dimension_numbers", "alike"),
+    ("jax", {"kernel_size": 3, "strides": 2, "padding": "SAME", "dimension_numbers": ("NWC", "WIO")}, "dimension_numbers", "'NHC', 'HIO'"),
+    ("jax", {"kernel_size": 3, "strides": 2, "padding": "SAME", "dimension_numbers": ("NWC", "WII", "NWC")}, "dimension_numbers", "side"),
 ]
 
 
@@ -104,6 +106,21 @@ def test_an_unknown_framework_is_refused_by_name():
     for words in (("pytorch", "onnx"), ("onnx", "pytorch")):
         with pytest.raises(ArgumentError, match="must be one of torch, onnx, tensorflow, keras, jax"):
             convert(*words, input_size=5)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_one_to_three_axes(framework, rank):
+    words = {"tensorflow": {"strides": 1, "output_shape": 5}, "jax": {"strides": 1, "padding": "SAME"}}.get(framework, {})
+    with pytest.raises(ArgumentError, match="1, 2 or 3 spatial axes"):
+        getattr(conventions, framework)(input_size=(5,) * rank, **{FRAMEWORKS[framework].kernel: 3}, **words)
+
+
+def test_errors_carry_the_problem_line():
+    for framework, words in (("torch", {"kernel_size": 3, "stride": 2, "output_padding": 2}), ("tensorflow", {
+            "kernel_size": 3, "strides": 2, "output_shape": 11}), ("torch", {"kernel_size": 3, "stride": 2, "padding": 9})):  # fmt: skip
+        with pytest.raises(ArgumentError, match=r"\[problem: .*i5 k3 s2.*\]$"):
+            getattr(conventions, framework)(input_size=5, **words)
 
 
 def test_explicit_padding_of_tensorflow_is_two_dimensional():

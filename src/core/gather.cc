@@ -11,7 +11,6 @@ namespace {
 
 constexpr i64 kVecs = 2;                // vectors of a block of weights, the width of every tile
 constexpr i64 kRowBytes = 384 << 10;    // packed rows of a chunk: with sums and a block of weights they fit a second-level cache
-constexpr i64 kDepth = 256;             // terms that a tile adds up at least before its sums are stored, if there are as many
 constexpr i64 kMostRows = 256;
 constexpr i64 kOutside = std::numeric_limits<i64>::min();  // a tap that reads outside the input
 
@@ -146,7 +145,7 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
-  taps_at_once = ceil_div(kDepth, channels);
+  taps_at_once = std::max<i64>(1, kTerms / channels);
   for (int i = 0; i < 3; ++i) {
     i64 others = batch;  // rows that one output of this axis stands for, about
     for (int j = 0; j < 3; ++j) others *= j == i ? 1 : ceil_div(axis[j].out_size, axis[j].out_stride);
@@ -209,11 +208,15 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Chunk& chunk, 
     const Tap* const* tap = &taps[std::size_t(3 * t)];
     offsets.push_back(((tap[0]->tap * g.axis[1].kernel + tap[1]->tap) * g.axis[2].kernel + tap[2]->tap) * g.channels * g.block);
   }
+  const i64 part = even(g.channels, kTerms / (t1 - t0));  // channels added up in one go
   for (i64 b = 0; b < blocks; ++b)
-    for (i64 r = 0; r < rows; r += height)
-      k.tile[std::min(height, rows - r)][kVecs](g.channels, g.block, t1 - t0, offsets.data(), row_data + r * depth,
-                                                weights + b * g.taps * g.channels * g.block, sums + (r * blocks + b) * g.block,
-                                                blocks * g.block, t0 > 0);
+    for (i64 r = 0; r < rows; r += height) {
+      const i64 tall = std::min(height, rows - r);
+      for (i64 c = 0; c < g.channels; c += part)
+        k.tile[tall][kVecs](std::min(part, g.channels - c), g.block, t1 - t0, offsets.data(), row_data + r * depth + c * (t1 - t0) * tall,
+                            weights + (b * g.taps * g.channels + c) * g.block, sums + (r * blocks + b) * g.block, blocks * g.block,
+                            t0 > 0 || c > 0);
+    }
 }
 
 template <class T>
@@ -222,7 +225,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
     const i64 turn = task % g.runs, group = task / g.runs % g.groups, first = turn * g.blocks_per_run;
     const i64 blocks = std::min(g.blocks_per_run, g.blocks - first);
     const Gather::Chunk& chunk = g.chunks[std::size_t(task / (g.runs * g.groups))];
-    const i64 rows = chunk.end - chunk.begin, height = tile_rows(k, rows, kDepth, kVecs);
+    const i64 rows = chunk.end - chunk.begin, height = tile_rows(k, rows, kTerms, kVecs);
     T* row_data = scratch<T>(0, rows * g.channels * g.taps_at_once);
     T* sums = scratch<T>(1, rows * blocks * g.block);
     const Taps taps = taps_of(chunk);

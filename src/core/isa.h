@@ -22,7 +22,6 @@ template <class T, int N, int R, int V>
 void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, i64 ldo, bool add) {
   using vec = Vec<T, N>;
   vec acc[R][V] = {};
-  if (add) visit<R, V>(out, ldo, N, [&](int r, int v, const T* at) { acc[r][v] = load<vec>(at); });
   for (; channels > 0; --channels, x += pitch)
     for (i64 t = 0; t < taps; ++t, w += R) {
       const T* at = x + offsets[t];
@@ -34,7 +33,10 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, con
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) acc[r][v] += w[r] * lanes[v];
     }
-  visit<R, V>(out, ldo, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
+  if (add)
+    visit<R, V>(out, ldo, N, [&](int r, int v, T* at) { store(at, load<vec>(at) + acc[r][v]); });
+  else
+    visit<R, V>(out, ldo, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
 }
 
 // P phases known at compile time: the compiler turns the interleaved stores into shuffles. P = 0: any number.

@@ -6,10 +6,15 @@
 
 namespace tconv {
 
+// Terms that a tile adds up in one go, about: with more, rounding errors grow and the weights of a tile leave the first-level
+// cache; with fewer, storing the sums begins to cost.
+constexpr i64 kTerms = 512;
+
 constexpr int kMaxRows = 12, kMaxVecs = 8;
 
-// The microkernel: acc[r][lane] (+)= sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane]
-// for R rows and V vectors of lanes, stored at out[r * ldo + lane]. Reads exactly V * lanes values of x a tap.
+// The microkernel: out[r][lane] (+)= sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane]
+// for R rows and V vectors of lanes, at out[r * ldo + lane]. The sum starts from zero and is added to `out` when it is
+// complete, so that a long sum taken in parts rounds like a tree, not like a chain. Reads exactly V * lanes values of x a tap.
 template <class T>
 using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, i64 ldo, bool add);
 

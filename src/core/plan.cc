@@ -45,9 +45,6 @@ PhaseTaps phase_taps(const Plan& plan, i64 pd, i64 ph, i64 pw) {
   return found;
 }
 
-// Splits n into equal pieces of at most `most`.
-i64 even(i64 n, i64 most) { return ceil_div(n, ceil_div(n, std::max<i64>(most, 1))); }
-
 // Boxes grow from the row outwards while the panel fits: columns, rows, depth, images. `wanted` boxes keep all threads busy.
 void choose_box(Plan& plan, i64 panel_elements, i64 wanted) {
   StencilAxis *d = &plan.axis[0], *h = &plan.axis[1], *w = &plan.axis[2];

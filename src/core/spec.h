@@ -34,4 +34,7 @@ inline i64 floor_div(i64 a, i64 b) { return a / b - (a % b != 0 && (a % b < 0) !
 inline i64 ceil_div(i64 a, i64 b) { return -floor_div(-a, b); }
 inline i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 
+// The piece size that splits n into equal pieces of at most `most`.
+inline i64 even(i64 n, i64 most) { return ceil_div(n, ceil_div(n, most > 1 ? most : 1)); }
+
 }  // namespace tconv

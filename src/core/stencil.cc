@@ -60,9 +60,10 @@ void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column
 template <class T>
 void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, i64 lanes, i64 outputs, const T* weights, T* acc,
               i64 pitch) {
-  const i64 vectors = ceil_div(lanes, k.lanes);
+  const i64 vectors = ceil_div(lanes, k.lanes), channel = p.planes * p.plane;
   for (const RowGroup& g : unit.groups) {
     const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = tile_rows(k, rows, p.channels * taps);
+    const i64 part = even(p.channels, kTerms / std::max<i64>(taps, 1));  // channels added up in one go
     for (i64 r = 0; r < rows; r += height) {
       const i64 tall = std::min(height, rows - r);
       i64 most = kMaxVecs;
@@ -70,9 +71,10 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
       const i64 wide = ceil_div(vectors, ceil_div(vectors, most));
       const T* w = weights + (g.weights_before * outputs + r * taps) * p.channels;
       T* out = acc + (g.slot * outputs + r) * pitch;
-      for (i64 v = 0; v < vectors; v += wide)
-        k.tile[tall][std::min(wide, vectors - v)](p.channels, p.planes * p.plane, taps, g.offsets.data(), w, panel + v * k.lanes,
-                                                  out + v * k.lanes, pitch, g.add);
+      for (i64 c = 0; c < std::max<i64>(p.channels * (taps > 0), 1); c += part)
+        for (i64 v = 0; v < vectors; v += wide)
+          k.tile[tall][std::min(wide, vectors - v)](std::min(part, p.channels - c), channel, taps, g.offsets.data(), w + c * taps * tall,
+                                                    panel + c * channel + v * k.lanes, out + v * k.lanes, pitch, g.add || c > 0);
     }
   }
 }

@@ -3,7 +3,7 @@
 
 `torch`, `onnx`, `tensorflow`, `keras` and `jax` take a framework's own arguments (and `input_size`, on which SAME
 depends) and give a `Convention`: the `Spec`, how the weight holds its axes, how the data does. Every framework's crop
-of the full output, in K = dilation * (kernel - 1) + 1, F = (input - 1) * stride + K and the output's size O::
+of the full output, in K = dilation * (kernel - 1) + 1, F = (input - 1) * stride + K and the output's size O:
 
     framework   words                      lo                                hi                    weight
     torch       padding, output_padding    padding                           lo - output_padding   (Cin, Cout/groups, *k)
@@ -12,15 +12,16 @@ of the full output, in K = dilation * (kernel - 1) + 1, F = (input - 1) * stride
     onnx        output_shape otherwise     T - T // 2                        F - lo - O                     "
     tensorflow  SAME                       max(F - O, 0) // 2                F - lo - O            (*k, Cout, Cin)
     tensorflow  VALID                      0                                 F - O                          "
+    tensorflow  pairs, 2-D                 begin                             F - lo - O                     "
     keras       valid                      0                                 -output_padding                "
     keras       same                       K - 1 - min(ceil(P / 2), K - 1)   2 K - 2 - P - lo               "
     jax         SAME                       as keras, P = K + stride - 2      as keras              (*k, Cin, Cout) flipped, or
     jax         VALID                      0                                 min(K - stride, 0)    as tensorflow with
     jax         pairs (a, b)               K - 1 - a                         K - 1 - b             transpose_kernel
 
-A negative lo or hi appends zeros; op is output_padding. Keras's P is K + stride - 2, or K + K % 2 - 2 + output_padding where that is given,
-and "valid" takes max(K, stride) - K for an output_padding not given. The table was checked by running the frameworks;
-the tests do so again.
+A negative lo or hi appends zeros; op is output_padding. Keras's P is K + stride - 2, or K + K % 2 - 2 + output_padding
+where that is given; "valid" takes max(K, stride) - K for an output_padding not given. The tests check every line by
+running the frameworks.
 
 Integers only: neither NumPy nor a framework is imported. To add a framework: one module with its words, one line in
 `FRAMEWORKS`, one adapter in tests/frameworks.

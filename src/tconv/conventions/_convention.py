@@ -139,6 +139,8 @@ def bare_axes(input_size: Ints, **words: Ints) -> tuple[Axis, ...]:
     Axis(size=4, kernel=2, stride=2, dilation=1, lo=0, hi=0)
     """
     sizes = integers("input_size", input_size)
+    if not 1 <= len(sizes) <= 3:
+        raise ArgumentError("input_size", input_size, "must have 1, 2 or 3 spatial axes")
     columns = {"input_size": sizes} | {name: integers(name, value, len(sizes)) for name, value in words.items()}
     for name, values in columns.items():
         at_least_one(name, values)

@@ -49,13 +49,14 @@ def _pads(padding: Sequence[Crop], axes: Sequence[Axis]) -> list[Crop]:
 
 def _numbers(numbers: tuple[str, str, str] | None, rank: int, transposed: bool) -> tuple[WeightLayout, str]:
     """The axes that dimension_numbers names, as ("NHWC", "HWIO", "NHWC"); `transposed` reads the slot I as Cout, O as Cin."""
-    spatial = SPATIAL.get(rank, "")
-    data, kernel, result = numbers or (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    default = (f"N{SPATIAL[rank]}C", f"{SPATIAL[rank]}IO", f"N{SPATIAL[rank]}C")
+    data, kernel, result = map(str, numbers if numbers and len(numbers) == 3 else default)
     letters = "".join(letter for letter in kernel if letter not in "IO")
-    if not letters or letters not in kernel or data != result or data not in (f"N{letters}C", f"NC{letters}"):
-        raise ArgumentError("dimension_numbers", numbers, f'must be as ("N{spatial}C", "{spatial}IO", "N{spatial}C"): spatial axes side by '
-                            "side and in one order, data and result alike")  # fmt: skip
-    axes = kernel.replace(letters, "*")
+    axes = kernel.replace(letters, "*", 1) if letters else ""
+    good = sorted(axes) == sorted("IO*") and len(letters) == rank and data == result and data in (f"N{letters}C", f"NC{letters}")
+    if not good or (numbers and len(numbers) != 3):
+        raise ArgumentError("dimension_numbers", numbers, f"must be as {default}: spatial axes side by side and in one order, data and result "
+                            "alike")  # fmt: skip
     if transposed:
         axes = axes.translate(str.maketrans("IO", "OI"))
     return WeightLayout(axes, flip=not transposed), "channels_first" if data[1] == "C" else "channels_last"

@@ -45,7 +45,9 @@ def onnx(*, input_size: Ints, kernel_shape: Ints, strides: Ints = 1, pads: Seque
 
 
 def _pads(pads: Sequence[int] | None, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    found = non_negative("pads", (0,) * (2 * rank) if pads is None else integers("pads", pads), 2 * rank)
+    found = (0,) * (2 * rank) if pads is None else integers("pads", pads)
+    if len(found) != 2 * rank or min(found) < 0:
+        raise ArgumentError("pads", pads, f"must hold {2 * rank} ints of at least 0: all begins, then all ends")
     return found[:rank], found[rank:]
 
 
