@@ -145,7 +145,7 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
-  taps_at_once = std::max<i64>(1, kTerms / channels);
+  taps_at_once = std::max<i64>(1, 2 * kTerms / channels);
   for (int i = 0; i < 3; ++i) {
     i64 others = batch;  // rows that one output of this axis stands for, about
     for (int j = 0; j < 3; ++j) others *= j == i ? 1 : ceil_div(axis[j].out_size, axis[j].out_stride);

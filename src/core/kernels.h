@@ -8,7 +8,7 @@ namespace tconv {
 
 // Terms that a tile adds up in one go, about: with more, rounding errors grow and the weights of a tile leave the first-level
 // cache; with fewer, storing the sums begins to cost.
-constexpr i64 kTerms = 512;
+constexpr i64 kTerms = 256;
 
 constexpr int kMaxRows = 12, kMaxVecs = 8;
 
