@@ -89,7 +89,8 @@ def sanitize(arguments):
     if not os.path.isabs(runtime):
         raise Refusal(f"{compiler()} has no address sanitizer to preload: install g++ and run this again with CXX=g++.")
     env = {
-        "LD_PRELOAD": runtime,  # Python itself is not instrumented, so the runtime must come first
+        # Python itself is not instrumented, so the runtime must come first; it looks for libstdc++'s throw when it starts
+        "LD_PRELOAD": f"{runtime} {output(compiler(), '-print-file-name=libstdc++.so.6')}",
         "ASAN_OPTIONS": "detect_leaks=0",  # CPython keeps interned objects to the end
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "PYTHONMALLOC": "malloc",  # pymalloc's arenas would hide overruns

@@ -2,21 +2,22 @@
 #include "gather.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "parallel.h"
 
 namespace tconv {
 namespace {
 
-constexpr i64 kVecs = 2;                // vectors of a block of weights, the width of every tile
-constexpr i64 kRowBytes = 384 << 10;    // packed rows of a chunk: with sums and a block of weights they fit a second-level cache
-constexpr i64 kMostRows = 256;
-constexpr i64 kOutside = std::numeric_limits<i64>::min();  // a tap that reads outside the input
+constexpr i64 kSumsBytes = 384 << 10;   // sums of a task: with a part of the weights they fit a second-level cache
+constexpr i64 kInputBytes = 384 << 10;  // transposed inputs of a task, if an image is not larger
+
+// Input coordinate that an output reads through a tap.
+i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
+  return a.in_stride * ((output + a.out_lo - tap.out_phase) / a.out_stride - tap.shift) + tap.in_phase - a.in_lo;
+}
 
 // Classes of one axis. Neighbours join while a class has fewer than `fewest` outputs, which would make tiles too low.
-std::vector<Gather::Class> make_classes(const Gather& g, int i, i64 fewest) {
-  const StencilAxis& a = g.axis[i];
+std::vector<Gather::Class> make_classes(const StencilAxis& a, i64 fewest) {
   std::vector<Gather::Class> found;
   for (const auto& range : a.out_phases)
     for (i64 phase = range.first; phase < range.second; ++phase) {
@@ -25,7 +26,7 @@ std::vector<Gather::Class> make_classes(const Gather& g, int i, i64 fewest) {
       for (i64 o = lead < 0 ? lead + a.out_stride : lead; o < a.out_size; o += a.out_stride) {
         std::vector<Tap> taps;
         for (const Tap& t : a.taps)
-          if (const i64 at = g.input(i, o, t); t.out_phase == phase && at >= 0 && at < a.in_size) taps.push_back(t);
+          if (const i64 at = input_of(a, o, t); t.out_phase == phase && at >= 0 && at < a.in_size) taps.push_back(t);
         const auto same = [&](const Gather::Class& c) {
           return std::equal(c.taps.begin(), c.taps.end(), taps.begin(), taps.end(),
                             [](const Tap& x, const Tap& y) { return x.tap == y.tap; });
@@ -43,141 +44,153 @@ std::vector<Gather::Class> make_classes(const Gather& g, int i, i64 fewest) {
   return found;
 }
 
-// One row of a chunk: its image and its output on every axis.
-struct Row {
-  i64 image, at[3];
-  Row(const Gather::Chunk& c, i64 index) {
-    for (int i = 2; i >= 0; --i) {
-      const i64 size = i64(c.along[i]->outputs.size());
-      at[i] = c.along[i]->outputs[std::size_t(index % size)];
-      index /= size;
-    }
-    image = index;
+// Where a triple's rows are read and written: offsets in elements from an image's first channel.
+struct Rows {
+  std::vector<i64> sources;  // [row][tap]; kOutside beyond the input
+  std::vector<i64> targets;  // [row]: output position, by its strides
+  std::vector<i64> weights;  // [tap]: where its weights begin in a block
+
+  static constexpr i64 kOutside = i64(1) << 62;
+
+  Rows(const Gather& g, const Gather::Triple& triple, const i64* in_stride, const i64* out_stride) {
+    const auto& [d, h, w] = triple.along;
+    for (i64 od : d->outputs)
+      for (i64 oh : h->outputs)
+        for (i64 ow : w->outputs) {
+          targets.push_back(od * out_stride[0] + oh * out_stride[1] + ow * out_stride[2]);
+          for (const Tap& td : d->taps)
+            for (const Tap& th : h->taps)
+              for (const Tap& tw : w->taps) {
+                const i64 at[3] = {input_of(g.axis[0], od, td), input_of(g.axis[1], oh, th), input_of(g.axis[2], ow, tw)};
+                bool inside = true;
+                for (int i = 0; i < 3; ++i) inside = inside && at[i] >= 0 && at[i] < g.axis[i].in_size;
+                sources.push_back(inside ? at[0] * in_stride[0] + at[1] * in_stride[1] + at[2] * in_stride[2] : kOutside);
+              }
+        }
+    for (const Tap& td : d->taps)
+      for (const Tap& th : h->taps)
+        for (const Tap& tw : w->taps)
+          weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + tw.tap) * g.channels * g.block);
   }
 };
 
-using Taps = std::vector<const Tap*>;  // three pointers a tap: depth, row, column
+// A channels-last array of some images: where it begins, and its strides (image, d, h, w).
+template <class T>
+struct Pixels {
+  T* data;
+  i64 image, stride[3];
+};
 
-Taps taps_of(const Gather::Chunk& chunk) {
-  Taps found;
-  for (const Tap& d : chunk.along[0]->taps)
-    for (const Tap& h : chunk.along[1]->taps)
-      for (const Tap& w : chunk.along[2]->taps) found.insert(found.end(), {&d, &h, &w});
-  return found;
-}
-
-// Where each row of a tile reads through taps [t0, t1): an offset from channel 0, or kOutside.
-void sources(const Gather& g, const Gather::Chunk& chunk, i64 first, i64 rows, const Taps& taps, i64 t0, i64 t1, const i64* stride,
-             std::vector<i64>& found) {
-  found.assign(std::size_t((t1 - t0) * rows), kOutside);
-  for (i64 r = 0; r < rows; ++r) {
-    const Row row(chunk, first + r);
-    for (i64 t = t0; t < t1; ++t) {
-      i64 at = row.image * stride[0];
-      bool inside = true;
-      for (int i = 0; i < 3; ++i) {
-        const i64 input = g.input(i, row.at[i], *taps[std::size_t(3 * t + i)]);
-        inside = inside && input >= 0 && input < g.axis[i].in_size;
-        at += input * stride[2 + i];
+// All products of one triple for `images` images, added up in parts of the channels, `blocks` blocks of lanes wide.
+template <class T>
+void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple, const Pixels<const T>& in, const T* zeros,
+              const T* weights, i64 blocks, const T* bias, const Pixels<T>& out, i64 images) {
+  const Rows rows(g, triple, in.stride, out.stride);
+  const i64 taps = triple.taps(), per_image = triple.rows(), count = images * per_image;
+  const i64 height = tile_rows(k, count, kTerms, kGatherVecs);
+  std::vector<const T*> from(static_cast<std::size_t>(count * taps));  // [tile][tap][row of the tile]
+  std::vector<T*> to(static_cast<std::size_t>(count));
+  for (i64 r = 0; r < count; ++r) {
+    const i64 image = r / per_image, row = r % per_image, first = r / height * height, tall = std::min(height, count - first);
+    to[r] = out.data + image * out.image + rows.targets[row];
+    for (i64 t = 0; t < taps; ++t) {
+      const i64 source = rows.sources[row * taps + t];
+      from[first * taps + t * tall + r - first] = source == Rows::kOutside ? zeros : in.data + image * in.image + source;
+    }
+  }
+  const i64 part = even(g.channels, kTerms / std::max<i64>(taps, 1));  // channels added up in one go
+  std::vector<T*> at(static_cast<std::size_t>(height));
+  for (i64 b = 0; b < blocks; ++b)
+    for (i64 c = 0; c < g.channels; c += part)
+      for (i64 r = 0; r < count; r += height) {
+        const i64 tall = std::min(height, count - r);
+        for (i64 i = 0; i < tall; ++i) at[i] = to[r + i] + b * g.block;
+        k.gathered[tall](c, std::min(g.channels, c + part), taps, from.data() + r * taps, rows.weights.data(),
+                         weights + b * g.taps * g.channels * g.block, at.data(), bias ? bias + b * g.block : nullptr, c > 0);
       }
-      if (inside) found[std::size_t((t - t0) * rows + r)] = at;
-    }
-  }
 }
 
-// The broadcasts of one tile: to[(c * taps + t) * rows + r], zero where a tap reads outside the input.
+// Channels-first images as channels-last ones.
 template <class T>
-void pack_rows(const std::vector<i64>& from, const T* in, i64 channel_stride, i64 channels, T* to) {
-  const i64 size = i64(from.size());
-  constexpr i64 kBlock = 16;  // channels: a line, where they are adjacent
-  for (i64 c0 = 0; c0 < channels; c0 += kBlock) {
-    const i64 c1 = std::min(channels, c0 + kBlock);
-    if (channel_stride == 1) {
-      for (i64 i = 0; i < size; ++i)
-        for (i64 c = c0; c < c1; ++c) to[c * size + i] = from[i] == kOutside ? T(0) : in[from[i] + c];
-    } else {
-      for (i64 c = c0; c < c1; ++c)
-        for (i64 i = 0; i < size; ++i) to[c * size + i] = from[i] == kOutside ? T(0) : in[from[i] + c * channel_stride];
+Pixels<const T> transposed(const Gather& g, const Kernels<T>& k, const View<const T>& in, i64 images, T* to) {
+  const i64 height = g.axis[1].in_size, width = g.axis[2].in_size, c = g.channels;
+  const Pixels<const T> result{to, g.in_positions() * c, {height * width * c, width * c, c}};
+  // Rows that follow one another without a gap are one long row.
+  const bool rows = in.stride[3] == width * in.stride[4], planes = rows && in.stride[2] == height * in.stride[3];
+  const i64 length = planes ? g.in_positions() : rows ? height * width : width;
+  for (i64 n = 0; n < images; ++n)
+    for (i64 z = 0; z < g.in_positions(); z += length) {
+      const i64 d = z / (height * width), h = z / width % height;
+      const T* from = in.data + n * in.stride[0] + d * in.stride[2] + h * in.stride[3];
+      T* pixel = to + n * result.image + z * c;
+      if (in.stride[4] == 1)
+        k.transpose(from, in.stride[1], pixel, c, c, length, nullptr);
+      else
+        for (i64 i = 0; i < length; ++i)
+          for (i64 j = 0; j < c; ++j) pixel[i * c + j] = from[i * in.stride[4] + j * in.stride[1]];
     }
-  }
+  return result;
 }
 
+// Sums [image][position][lane] to an output of any strides.
 template <class T>
-void write_rows(const Gather& g, const Gather::Chunk& chunk, const T* sums, i64 sums_pitch, i64 outputs, const T* bias,
-                const View<T>& out) {
-  for (i64 r = chunk.begin; r < chunk.end;) {
-    const Row row(chunk, r);
-    T* y = out.data + row.image * out.stride[0] + row.at[0] * out.stride[2] + row.at[1] * out.stride[3] + row.at[2] * out.stride[4];
-    // Rows along the last axis step by the stride, except where a class of border outputs was joined to another.
-    i64 run = 1;
-    while (r + run < chunk.end && out.stride[1] != 1) {
-      const Row next(chunk, r + run);
-      if (next.image != row.image || next.at[0] != row.at[0] || next.at[1] != row.at[1] || next.at[2] != row.at[2] + run * g.axis[2].out_stride) break;
-      ++run;
+void write(const Gather& g, const Kernels<T>& k, const Pixels<T>& sums, i64 images, i64 outputs, const View<T>& out) {
+  const StencilAxis &h = g.axis[1], &w = g.axis[2];
+  const bool rows = out.stride[3] == w.out_size * out.stride[4], planes = rows && out.stride[2] == h.out_size * out.stride[3];
+  const i64 length = planes ? g.out_positions() : rows ? h.out_size * w.out_size : w.out_size;
+  for (i64 n = 0; n < images; ++n)
+    for (i64 z = 0; z < g.out_positions(); z += length) {
+      T* y = out.data + n * out.stride[0] + z / (h.out_size * w.out_size) * out.stride[2] + z / w.out_size % h.out_size * out.stride[3];
+      const T* from = sums.data + n * sums.image + z * sums.stride[2];
+      if (out.stride[4] == 1)
+        k.transpose(from, sums.stride[2], y, out.stride[1], length, outputs, nullptr);
+      else
+        for (i64 i = 0; i < length; ++i)
+          for (i64 m = 0; m < outputs; ++m) y[i * out.stride[4] + m * out.stride[1]] = from[i * sums.stride[2] + m];
     }
-    const T* from = sums + (r - chunk.begin) * sums_pitch;
-    if (out.stride[1] == 1)
-      for (i64 m = 0; m < outputs; ++m) y[m] = from[m] + (bias ? bias[m] : T(0));
-    else
-      for (i64 m = 0; m < outputs; ++m)
-        for (i64 i = 0; i < run; ++i)
-          y[m * out.stride[1] + i * out.stride[4] * g.axis[2].out_stride] = from[i * sums_pitch + m] + (bias ? bias[m] : T(0));
-    r += run;
-  }
 }
 
 }  // namespace
-
-i64 Gather::input(int i, i64 output, const Tap& tap) const {
-  const StencilAxis& a = axis[i];
-  return a.in_stride * ((output + a.out_lo - tap.out_phase) / a.out_stride - tap.shift) + tap.in_phase - a.in_lo;
-}
 
 Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i64 element_bytes)
     : batch(spec.batch), groups(spec.groups), threads(threads_) {
   const bool forward = direction == Direction::forward;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
-  block = kVecs * lanes;
+  block = kGatherVecs * lanes;
   blocks = ceil_div(outputs, block);
   taps = 1;
   for (int i = 0; i < 3; ++i) {
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
-  taps_at_once = std::max<i64>(1, 2 * kTerms / channels);
   for (int i = 0; i < 3; ++i) {
     i64 others = batch;  // rows that one output of this axis stands for, about
     for (int j = 0; j < 3; ++j) others *= j == i ? 1 : ceil_div(axis[j].out_size, axis[j].out_stride);
-    classes[i] = make_classes(*this, i, ceil_div(kMaxRows, std::max<i64>(others, 1)));
+    classes[i] = make_classes(axis[i], ceil_div(kMaxRows, std::max<i64>(others, 1)));
   }
   for (const Class& d : classes[0])
     for (const Class& h : classes[1])
-      for (const Class& w : classes[2]) {
-        Chunk chunk{{&d, &h, &w}, 0, 0};
-        const i64 rows = batch * i64(d.outputs.size() * h.outputs.size() * w.outputs.size());
-        if (!rows) continue;
-        const i64 most = kRowBytes / (element_bytes * channels * taps_at_once) / kMaxRows * kMaxRows;
-        const i64 step = round_up(ceil_div(rows, ceil_div(rows, std::clamp<i64>(most, kMaxRows, kMostRows))), kMaxRows);
-        for (; chunk.begin < rows; chunk.begin = chunk.end) {
-          chunk.end = std::min(rows, chunk.begin + step);
-          chunks.push_back(chunk);
-        }
-      }
-  const i64 tasks = std::max<i64>(1, i64(chunks.size()) * groups);
-  blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(4 * threads, tasks) : 1));
+      for (const Class& w : classes[2]) triples.push_back({&d, &h, &w});
+  // Images enough for full tiles, but few enough for the caches and for all threads to have work.
+  const i64 input = in_positions() * channels * element_bytes, sums = out_positions() * block * element_bytes;
+  images = std::clamp<i64>(std::min(kInputBytes / input, kSumsBytes / sums), 1, std::max<i64>(1, ceil_div(batch * groups, 4 * threads)));
+  const i64 tasks = std::max<i64>(1, ceil_div(batch, images) * groups);
+  blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(2 * threads, tasks) : 1));
   runs = ceil_div(blocks, blocks_per_run);
+  blocks_at_once = std::clamp<i64>(kSumsBytes / (sums * images), 1, blocks_per_run);
 }
 
 double cycles(const Gather& g) {
-  double total = 0;
-  for (const Gather::Chunk& c : g.chunks) {
-    const double rows = double(c.end - c.begin), terms = double(c.taps() * g.channels), lanes = double(g.blocks * g.block);
-    const double tiles = double(ceil_div(c.end - c.begin, kMaxRows));
-    total += terms * double(g.blocks) * std::max(1.4 * rows, 4 * tiles)  // near two multiply-adds a cycle, or four cycles of latency
-             + 1.8 * rows * terms + 0.5 * terms * lanes / double(g.batch) + 1.5 * rows * double(g.outputs);
+  double terms = 0, weights = 0;
+  for (const Gather::Triple& t : g.triples) {
+    const i64 rows = t.rows() * g.images;
+    // Two multiply-adds a cycle, or four cycles of latency a tile; a little for pointers and for storing sums.
+    terms += double(ceil_div(g.batch, g.images)) * double(t.taps()) * std::max(1.1 * double(rows), 4.0 * double(ceil_div(rows, kMaxRows)));
+    weights += double(t.taps() * g.channels * g.blocks * g.block) * double(ceil_div(g.batch, g.images));
   }
-  return double(g.groups) * total;
+  const double moved = 2.0 * double(g.batch * g.in_positions() * g.channels * g.runs) + 2.0 * double(g.batch * g.out_positions() * g.outputs);
+  return double(g.groups) * (terms * double(g.channels * g.blocks) + 0.3 * weights + moved);
 }
 
 template <class T>
@@ -194,50 +207,40 @@ void pack_weights(const Gather& g, View<const T> weight, i64 group_stride, T* pa
   });
 }
 
-// Adds the products of taps [t0, t1) to the sums of a chunk, one run of blocks wide.
-template <class T>
-void multiply(const Gather& g, const Kernels<T>& k, const Gather::Chunk& chunk, const Taps& taps, i64 t0, i64 t1, const T* in,
-              const i64* stride, const T* weights, i64 blocks, i64 height, T* row_data, T* sums) {
-  const i64 rows = chunk.end - chunk.begin, depth = g.channels * (t1 - t0);
-  std::vector<i64> from, offsets;
-  for (i64 r = 0; r < rows; r += height) {
-    sources(g, chunk, chunk.begin + r, std::min(height, rows - r), taps, t0, t1, stride, from);
-    pack_rows(from, in, stride[1], g.channels, row_data + r * depth);
-  }
-  for (i64 t = t0; t < t1; ++t) {
-    const Tap* const* tap = &taps[std::size_t(3 * t)];
-    offsets.push_back(((tap[0]->tap * g.axis[1].kernel + tap[1]->tap) * g.axis[2].kernel + tap[2]->tap) * g.channels * g.block);
-  }
-  const i64 part = even(g.channels, kTerms / (t1 - t0));  // channels added up in one go
-  for (i64 b = 0; b < blocks; ++b)
-    for (i64 r = 0; r < rows; r += height) {
-      const i64 tall = std::min(height, rows - r);
-      for (i64 c = 0; c < g.channels; c += part)
-        k.tile[tall][kVecs](std::min(part, g.channels - c), g.block, t1 - t0, offsets.data(), row_data + r * depth + c * (t1 - t0) * tall,
-                            weights + (b * g.taps * g.channels + c) * g.block, sums + (r * blocks + b) * g.block, blocks * g.block,
-                            t0 > 0 || c > 0);
-    }
-}
-
 template <class T>
 void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const T* bias, View<T> out) {
-  parallel_for(i64(g.chunks.size()) * g.groups * g.runs, g.threads, [&](i64 task) {
-    const i64 turn = task % g.runs, group = task / g.runs % g.groups, first = turn * g.blocks_per_run;
-    const i64 blocks = std::min(g.blocks_per_run, g.blocks - first);
-    const Gather::Chunk& chunk = g.chunks[std::size_t(task / (g.runs * g.groups))];
-    const i64 rows = chunk.end - chunk.begin, height = tile_rows(k, rows, kTerms, kVecs);
-    T* row_data = scratch<T>(0, rows * g.channels * g.taps_at_once);
-    T* sums = scratch<T>(1, rows * blocks * g.block);
-    const Taps taps = taps_of(chunk);
-    const T* weights = packed + (group * g.blocks + first) * g.taps * g.channels * g.block;
-    if (!chunk.taps()) std::fill_n(sums, rows * blocks * g.block, T(0));
-    for (i64 t = 0; t < chunk.taps(); t += g.taps_at_once)
-      multiply(g, k, chunk, taps, t, std::min(chunk.taps(), t + g.taps_at_once), in.data + group * g.channels * in.stride[1], in.stride,
-               weights, blocks, height, row_data, sums);
-    const i64 output = group * g.outputs + first * g.block;
-    View<T> to = out;
-    to.data += output * out.stride[1];
-    write_rows(g, chunk, sums, blocks * g.block, std::min(blocks * g.block, g.outputs - first * g.block), bias ? bias + output : nullptr, to);
+  parallel_for(ceil_div(g.batch, g.images) * g.groups * g.runs, g.threads, [&](i64 task) {
+    const i64 turn = task % g.runs, group = task / g.runs % g.groups, first_image = task / (g.runs * g.groups) * g.images;
+    const i64 images = std::min(g.images, g.batch - first_image), last = std::min(g.blocks, (turn + 1) * g.blocks_per_run);
+    View<const T> from = in;
+    from.data += first_image * in.stride[0] + group * g.channels * in.stride[1];
+    T* zeros = scratch<T>(2, g.channels + g.blocks_at_once * g.block);
+    T* lane_bias = bias ? zeros + g.channels : nullptr;
+    std::fill_n(zeros, g.channels, T(0));
+    const Pixels<const T> pixels =
+        in.stride[1] == 1 || g.channels == 1
+            ? Pixels<const T>{from.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}}
+            : transposed(g, k, from, images, scratch<T>(0, images * g.in_positions() * g.channels));
+    for (i64 b = turn * g.blocks_per_run; b < last; b += g.blocks_at_once) {
+      const i64 blocks = std::min(g.blocks_at_once, last - b), lanes = blocks * g.block, outputs = std::min(lanes, g.outputs - b * g.block);
+      const i64 channel = group * g.outputs + b * g.block;
+      const T* weights = packed + (group * g.blocks + b) * g.taps * g.channels * g.block;
+      T* y = out.data + first_image * out.stride[0] + channel * out.stride[1];
+      // Whole blocks of a channels-last output are summed where they belong.
+      const bool direct = out.stride[1] == 1 && outputs == lanes;
+      const i64 size[3] = {g.axis[0].out_size, g.axis[1].out_size, g.axis[2].out_size};
+      const Pixels<T> sums = direct ? Pixels<T>{y, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}}
+                                    : Pixels<T>{scratch<T>(1, images * g.out_positions() * lanes), g.out_positions() * lanes,
+                                                {size[1] * size[2] * lanes, size[2] * lanes, lanes}};
+      if (bias)
+        for (i64 m = 0; m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
+      for (const Gather::Triple& triple : g.triples)
+        multiply(g, k, triple, pixels, zeros, weights, blocks, lane_bias, sums, images);
+      if (direct) continue;
+      View<T> to = out;
+      to.data = y;
+      write(g, k, sums, images, outputs, to);
+    }
   });
 }
 

@@ -39,6 +39,36 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, con
     visit<R, V>(out, ldo, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
 }
 
+template <class T, int N, int R>
+void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias, bool add) {
+  constexpr int V = kGatherVecs;
+  using vec = Vec<T, N>;
+  vec acc[R][V] = {};
+  for (i64 t = 0; t < taps; ++t, rows += R) {
+    const T* row[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) row[r] = rows[r];
+    const T* at = w + offsets[t] + first * V * N;
+    for (i64 c = first; c < last; ++c, at += V * N) {
+      vec lanes[V];
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) lanes[v] = load<vec>(at + v * N);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) acc[r][v] += row[r][c] * lanes[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      if (add) acc[r][v] += load<vec>(out[r] + v * N);
+      if (!add && bias) acc[r][v] += load<vec>(bias + v * N);
+      store(out[r] + v * N, acc[r][v]);
+    }
+}
+
 // P phases known at compile time: the compiler turns the interleaved stores into shuffles. P = 0: any number.
 template <class T, int P>
 void weave_loop(T* __restrict y, const T* const* rows, i64 phases, i64 count, T bias) {
@@ -116,6 +146,7 @@ constexpr Tile<T> pick() {
 
 template <class T, int N, int Registers, int R, int V = kMaxVecs>
 constexpr void fill(Kernels<T>& k) {
+  if constexpr (V == kGatherVecs && R * V + V + 1 <= Registers) k.gathered[R] = gathered<T, N, R>;
   k.tile[R][V] = pick<T, N, Registers, R, V>();
   if constexpr (V > 1)
     fill<T, N, Registers, R, V - 1>(k);
@@ -125,7 +156,7 @@ constexpr void fill(Kernels<T>& k) {
 
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
-  Kernels<T> k{N, {}, weave<T>, transpose<T>, copy<T, N>};
+  Kernels<T> k{N, {}, {}, weave<T>, transpose<T>, copy<T, N>};
   fill<T, N, Registers, kMaxRows>(k);
   return k;
 }

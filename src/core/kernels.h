@@ -18,6 +18,14 @@ constexpr int kMaxRows = 12, kMaxVecs = 8;
 template <class T>
 using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, i64 ldo, bool add);
 
+// The other microkernel, for lanes over channels: out[r][lane] (+)= sum over t < taps and first <= c < last of
+// rows[t * R + r][c] * w[offsets[t] + c * lanes + lane], with R rows, kGatherVecs vectors of lanes, and `bias` (or null)
+// added where `add` is false. Rows are read and written through one pointer each (Dukhan, arXiv:1907.02129).
+constexpr int kGatherVecs = 2;
+template <class T>
+using Gathered = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out,
+                          const T* bias, bool add);
+
 // The write-back: y[q * phases + p] = rows[p][q] + bias for q < count: the stride phases of one output row, interleaved.
 template <class T>
 using Weave = void (*)(T* y, const T* const* rows, i64 phases, i64 count, T bias);
@@ -34,6 +42,7 @@ template <class T>
 struct Kernels {
   int lanes;                                 // elements of a vector
   Tile<T> tile[kMaxRows + 1][kMaxVecs + 1];  // [R][V]; null where the accumulators would not fit the registers
+  Gathered<T> gathered[kMaxRows + 1];        // [R]
   Weave<T> weave;
   Transpose<T> transpose;
   Copy<T> copy;

@@ -60,8 +60,8 @@ struct Job {
   }
 };
 
-// Workers sleep between jobs. A job is published under `mutex` with a new `generation`; the workers whose number is below
-// `wanted` take part and count themselves out of `running`.
+// Workers sleep between jobs. A job is open while `job_` points to it; a worker that wakes up in time joins it (counted in
+// `inside_`), one that comes late finds it closed. So the caller waits for workers at work, never for workers to wake up.
 class Pool {
  public:
   std::mutex busy;  // held by the caller whose loop is running
@@ -74,12 +74,15 @@ class Pool {
       job_ = &job;
       wanted_ = helpers;
       spin_.store(may_spin, std::memory_order_relaxed);
-      running_.store(helpers, std::memory_order_relaxed);
       generation_.fetch_add(1, std::memory_order_release);
     }
-    wake_.notify_all();
+    if (asleep_.load(std::memory_order_relaxed)) wake_.notify_all();
     job.work();
-    const auto finished = [&] { return running_.load(std::memory_order_acquire) == 0; };
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      job_ = nullptr;
+    }
+    const auto finished = [&] { return inside_.load(std::memory_order_acquire) == 0; };
     if (!spin_until(finished, may_spin)) {
       std::unique_lock<std::mutex> lock(mutex_);
       done_.wait(lock, finished);
@@ -98,19 +101,22 @@ class Pool {
   void loop(int number, unsigned seen) {
     for (;;) {
       const auto fresh = [&] { return generation_.load(std::memory_order_acquire) != seen; };
-      if (!spin_until(fresh, spin_.load(std::memory_order_relaxed))) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, fresh);
-      }
+      const bool awake = spin_until(fresh, spin_.load(std::memory_order_relaxed));
       Job* job;
       {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::unique_lock<std::mutex> lock(mutex_);
+        if (!awake) {
+          asleep_.fetch_add(1, std::memory_order_relaxed);
+          wake_.wait(lock, fresh);
+          asleep_.fetch_sub(1, std::memory_order_relaxed);
+        }
         seen = generation_.load(std::memory_order_relaxed);
         job = number < wanted_ ? job_ : nullptr;
+        if (job) inside_.fetch_add(1, std::memory_order_relaxed);
       }
       if (!job) continue;
       job->work();
-      if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         std::lock_guard<std::mutex> lock(mutex_);
         done_.notify_one();
       }
@@ -122,7 +128,7 @@ class Pool {
   std::vector<std::thread> workers_;
   Job* job_ = nullptr;
   int wanted_ = 0;
-  std::atomic<int> running_{0};
+  std::atomic<int> inside_{0}, asleep_{0};
   std::atomic<unsigned> generation_{0};
   std::atomic<bool> spin_{true};
 };
