@@ -69,39 +69,97 @@ void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* of
     }
 }
 
-// P phases known at compile time: the compiler turns the interleaved stores into shuffles. P = 0: any number.
-template <class T, int P>
-void weave_loop(T* __restrict y, const T* const* rows, i64 phases, i64 count, T bias) {
-  const T* row[P ? P : 1];
-  for (int p = 0; p < P; ++p) row[p] = rows[p];
-  if (P)
-    for (i64 q = 0; q < count; ++q)
-      for (int p = 0; p < P; ++p) y[q * P + p] = row[p][q] + bias;
-  else
-    for (i64 p = 0; p < phases; ++p)
-      for (i64 q = 0; q < count; ++q) y[q * phases + p] = rows[p][q] + bias;
-}
-
-template <class T>
-void weave(T* y, const T* const* rows, i64 phases, i64 count, T bias) {
-  switch (phases) {
-    case 1: return weave_loop<T, 1>(y, rows, phases, count, bias);
-    case 2: return weave_loop<T, 2>(y, rows, phases, count, bias);
-    case 3: return weave_loop<T, 3>(y, rows, phases, count, bias);
-    case 4: return weave_loop<T, 4>(y, rows, phases, count, bias);
-    default: return weave_loop<T, 0>(y, rows, phases, count, bias);
-  }
-}
-
-// In blocks of 16 columns, so that the lines written stay in the first-level cache until they are full.
-template <class T>
-void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 to_pitch, i64 as, i64 bs, const T* bias) {
-  for (i64 b0 = 0; b0 < bs; b0 += 16) {
-    const i64 b1 = b0 + 16 < bs ? b0 + 16 : bs;
-    for (i64 a = 0; a < as; ++a) {
-      const T more = bias ? bias[a] : T(0);
-      for (i64 b = b0; b < b1; ++b) to[a + b * to_pitch] = from[a * from_pitch + b] + more;
+// Phases of a row, P = 1, 2 or 4 of them, from vectors; scalars before the first whole vector of y and after the last.
+template <class T, int N, int P, bool Stream>
+void weave_vectors(T* y, const T* const* rows, i64 count, T bias) {
+  using vec = Vec<T, N>;
+  using all = typename CountTo<N>::type;
+  const auto scalar = [&](i64 q) {
+    for (int p = 0; p < P; ++p) y[q * P + p] = rows[p][q] + bias;
+  };
+  i64 q = 0;
+  if constexpr (Stream)
+    for (; q < count && reinterpret_cast<std::uintptr_t>(y + q * P) % sizeof(vec); ++q) scalar(q);
+  for (; q + N <= count; q += N) {
+    vec v[P];
+    for (int p = 0; p < P; ++p) v[p] = load<vec>(rows[p] + q) + bias;
+    if constexpr (P == 4) {  // 0 2 | 1 3, then the pairs: four zips of zips
+      const vec a = zip<0>(v[0], v[2], all{}), b = zip<1>(v[0], v[2], all{}), c = zip<0>(v[1], v[3], all{}), d = zip<1>(v[1], v[3], all{});
+      v[0] = zip<0>(a, c, all{}), v[1] = zip<1>(a, c, all{}), v[2] = zip<0>(b, d, all{}), v[3] = zip<1>(b, d, all{});
+    } else if constexpr (P == 2) {
+      const vec a = v[0], b = v[1];
+      v[0] = zip<0>(a, b, all{}), v[1] = zip<1>(a, b, all{});
     }
+    for (int p = 0; p < P; ++p) Stream ? stream(y + q * P + p * N, v[p]) : store(y + q * P + p * N, v[p]);
+  }
+  for (; q < count; ++q) scalar(q);
+}
+
+// M phases at a time, M x M elements transposed in registers.
+template <class T, int M>
+void weave_squares(T* y, const T* const* rows, i64 phases, i64 count, T bias) {
+  using vec = Vec<T, M>;
+  i64 p = 0;
+  for (; p + M <= phases; p += M) {
+    i64 q = 0;
+    for (; q + M <= count; q += M) {
+      vec v[M];
+#pragma GCC unroll 16
+      for (int i = 0; i < M; ++i) v[i] = load<vec>(rows[p + i] + q) + bias;
+      transpose_square(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < M; ++i) store(y + (q + i) * phases + p, v[i]);
+    }
+    for (; q < count; ++q)
+      for (int i = 0; i < M; ++i) y[q * phases + p + i] = rows[p + i][q] + bias;
+  }
+  for (; p < phases; ++p)
+    for (i64 q = 0; q < count; ++q) y[q * phases + p] = rows[p][q] + bias;
+}
+
+template <class T, int N>
+void weave(T* y, const T* const* rows, i64 phases, i64 count, T bias, bool stream) {
+  // Streaming needs a whole vector of y to begin between two positions, and lines enough for the two partial ones not to matter.
+  stream = stream && N > 1 && count * phases * i64(sizeof(T)) >= 1024 && reinterpret_cast<std::uintptr_t>(y) / sizeof(T) % (phases <= 4 ? phases : 1) == 0;
+  if constexpr (N > 1) {
+    if (phases == 1) return stream ? weave_vectors<T, N, 1, true>(y, rows, count, bias) : weave_vectors<T, N, 1, false>(y, rows, count, bias);
+    if (phases == 2) return stream ? weave_vectors<T, N, 2, true>(y, rows, count, bias) : weave_vectors<T, N, 2, false>(y, rows, count, bias);
+    if constexpr (N >= 4)
+      if (phases == 4) return stream ? weave_vectors<T, N, 4, true>(y, rows, count, bias) : weave_vectors<T, N, 4, false>(y, rows, count, bias);
+    if constexpr (N >= 16)
+      if (phases >= 16) return weave_squares<T, 16>(y, rows, phases, count, bias);
+    if constexpr (N >= 8)
+      if (phases >= 8) return weave_squares<T, 8>(y, rows, phases, count, bias);
+    if constexpr (N >= 4)
+      if (phases >= 4) return weave_squares<T, 4>(y, rows, phases, count, bias);
+  }
+  for (i64 p = 0; p < phases; ++p)
+    for (i64 q = 0; q < count; ++q) y[q * phases + p] = rows[p][q] + bias;
+}
+
+// Squares in registers, so that every line is read and written once however far apart lines are; the rest one by one.
+template <class T, int N>
+void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 to_pitch, i64 as, i64 bs, const T* bias) {
+  const auto scalar = [&](i64 a0, i64 a1, i64 b0, i64 b1) {
+    for (i64 b = b0; b < b1; ++b)
+      for (i64 a = a0; a < a1; ++a) to[a + b * to_pitch] = from[a * from_pitch + b] + (bias ? bias[a] : T(0));
+  };
+  if constexpr (N > 1) {
+    using vec = Vec<T, N>;
+    const i64 a_end = as / N * N, b_end = bs / N * N;
+    for (i64 b = 0; b < b_end; b += N)
+      for (i64 a = 0; a < a_end; a += N) {
+        vec v[N];
+#pragma GCC unroll 16
+        for (int i = 0; i < N; ++i) v[i] = load<vec>(from + (a + i) * from_pitch + b) + (bias ? bias[a + i] : T(0));
+        transpose_square(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < N; ++i) store(to + a + (b + i) * to_pitch, v[i]);
+      }
+    scalar(a_end, as, 0, b_end);
+    scalar(0, as, b_end, bs);
+  } else {
+    scalar(0, as, 0, bs);
   }
 }
 
@@ -156,7 +214,7 @@ constexpr void fill(Kernels<T>& k) {
 
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
-  Kernels<T> k{N, {}, {}, weave<T>, transpose<T>, copy<T, N>};
+  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>};
   fill<T, N, Registers, kMaxRows>(k);
   return k;
 }

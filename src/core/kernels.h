@@ -27,8 +27,9 @@ using Gathered = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, c
                           const T* bias, bool add);
 
 // The write-back: y[q * phases + p] = rows[p][q] + bias for q < count: the stride phases of one output row, interleaved.
+// `stream` asks for stores that go past the caches, where y is too large to be found there again.
 template <class T>
-using Weave = void (*)(T* y, const T* const* rows, i64 phases, i64 count, T bias);
+using Weave = void (*)(T* y, const T* const* rows, i64 phases, i64 count, T bias, bool stream);
 
 // A transposing copy between lanes and channels: to[a + b * to_pitch] = from[a * from_pitch + b] + (bias ? bias[a] : 0).
 template <class T>

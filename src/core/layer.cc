@@ -32,22 +32,27 @@ bool plausible(const Plan& p) {
 
 Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, int threads, i64 element_bytes)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
-  positions = std::make_unique<const Plan>(spec, dir, threads, element_bytes);
   const int lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
-  if (method == Method::positions || (method == Method::automatic && !plausible(*positions))) {
-    why = "lanes over positions";
-    return;
+  if (method == Method::automatic) {
+    // Both as one thread would run them: the two round differently, and the choice must not hang on the number of threads.
+    const Plan by_positions(spec, dir, 1, element_bytes);
+    method = Method::positions;
+    why = "lanes over positions: the problem is too long or has too few channels for lanes over channels";
+    if (plausible(by_positions)) {
+      const Gather by_channels(spec, dir, 1, lanes, element_bytes);
+      const double a = cycles(by_positions, lanes), b = cycles(by_channels);
+      if (b < a) method = Method::channels;
+      char text[160];
+      std::snprintf(text, sizeof text, "lanes over positions: %.3g cycles; lanes over channels: %.3g cycles (estimates, one thread)", a, b);
+      why = text;
+    }
+  } else {
+    why = "asked for by name";
   }
-  channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
-  const double by_positions = cycles(*positions, lanes), by_channels = cycles(*channels);
-  char text[160];
-  std::snprintf(text, sizeof text, "lanes over positions: %.3g cycles; lanes over channels: %.3g cycles (estimates, one thread)",
-                by_positions, by_channels);
-  why = text;
-  if (method == Method::automatic && by_positions <= by_channels)
-    channels.reset();
+  if (method == Method::channels)
+    channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
   else
-    positions.reset();
+    positions = std::make_unique<const Plan>(spec, dir, threads, element_bytes);
 }
 
 std::vector<i64> Layer::signature() const {

@@ -11,7 +11,7 @@ namespace {
 
 // What a box may take of a core's second-level cache: the panel of inputs, and the panel of accumulators.
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 1024;
-constexpr i64 kUnitRows = 48;  // accumulator rows of a unit: a multiple of every tall tile (12, 8, 6, 4)
+constexpr i64 kUnitRows = 24;  // accumulator rows of a unit: a multiple of every tall tile (12, 8, 6, 4)
 
 // The taps of one output phase of an axis.
 std::vector<Tap> taps_of(const StencilAxis& a, i64 phase) {

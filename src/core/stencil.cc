@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a plan: pack a box of inputs, multiply, interleave the phases into the output. See plan.h for the layout.
 #include <algorithm>
+#include <atomic>
 
 #include "parallel.h"
 #include "plan.h"
 
 namespace tconv {
 namespace {
+
+constexpr i64 kStreamBytes = 16 << 20;
 
 // The columns [begin, end) of a row that lie inside the input; column z is the input z * stride + start.
 struct Inside {
@@ -79,30 +82,29 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
   }
 }
 
-// Writes one output row segment of one channel: position q of phase p goes to column out_stride * q + p - out_lo.
+// A run of phases of one output row of one channel: position q of phase p goes to column out_stride * q + p - out_lo.
 template <class T>
 void write_row(const StencilAxis& w, const Kernels<T>& k, const Unit& unit, const T* const* rows, i64 first, i64 count, T bias, T* y,
-               i64 column_stride) {
-  const i64 run = unit.end - unit.begin, s = w.out_stride;
-  const i64 base = s * first + unit.begin - w.out_lo;  // column of the first position's first phase
-  const Inside whole(base, s, w.out_size - run + 1, count);  // positions with every phase inside the output
-  if (run == s && column_stride == 1 && whole.end > whole.begin) {
-    const T* moved[kPhaseMost];
-    for (i64 p = 0; p < run; ++p) moved[p] = rows[p] + whole.begin;
-    k.weave(y + base + whole.begin * s, moved, run, whole.end - whole.begin, bias);
-  }
-  for (i64 q = 0; q < count; ++q) {
-    if (run == s && column_stride == 1 && q == whole.begin && whole.end > whole.begin) q = whole.end;
-    if (q >= count) break;
+               i64 column_stride, bool stream) {
+  const i64 run = unit.end - unit.begin, s = w.out_stride, base = s * first + unit.begin - w.out_lo;
+  if (run == s && column_stride == 1) {
+    // All phases: one stretch of columns. It may begin within a position: then the phases are taken in turn from there.
+    const i64 begin = std::max<i64>(base, 0), end = std::min(base + s * count, w.out_size);
+    const T* turned[kPhaseMost];
+    for (i64 j = 0; j < s; ++j) turned[j] = rows[(begin - base + j) % s] + (begin - base + j) / s;
+    const i64 whole = (end - begin) / s;
+    k.weave(y + begin, turned, s, whole, bias, stream);
+    for (i64 j = 0; j < (end - begin) % s; ++j) y[begin + whole * s + j] = turned[j][whole] + bias;
+  } else {
     for (i64 p = 0; p < run; ++p) {
-      const i64 column = base + q * s + p;
-      if (column >= 0 && column < w.out_size) y[column * column_stride] = rows[p][q] + bias;
+      const Inside in(base + p, s, w.out_size, count);
+      for (i64 q = in.begin; q < in.end; ++q) y[(base + q * s + p) * column_stride] = rows[p][q] + bias;
     }
   }
 }
 
 template <class T>
-void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box& box, i64 outputs, const T* acc, i64 pitch, const T* bias, const View<T>& out) {
+void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box& box, i64 outputs, const T* acc, i64 pitch, const T* bias, const View<T>& out, bool stream) {
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
   const i64 run = unit.end - unit.begin, first = w.first + box.at[2];
   for (i64 n = 0; n < box.batches; ++n)
@@ -126,7 +128,7 @@ void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box&
           for (i64 m = 0; m < outputs; ++m) {
             const T* rows[kPhaseMost];
             for (i64 ph = 0; ph < run; ++ph) rows[ph] = acc + (unit.slot[l * run + ph] * outputs + m) * pitch + lane;
-            write_row(w, k, unit, rows, first, box.size[2], bias ? bias[m] : T(0), y + m * out.stride[1], out.stride[4]);
+            write_row(w, k, unit, rows, first, box.size[2], bias ? bias[m] : T(0), y + m * out.stride[1], out.stride[4], stream);
           }
         }
 }
@@ -197,6 +199,8 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
 template <class T>
 void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const T* bias, View<T> out) {
   const Tasks tasks(p);
+  // An output larger than the last cache's share is not found there by who reads it next: it need not pass through.
+  const bool stream = p.batch * p.groups * p.outputs * p.axis[0].out_size * p.axis[1].out_size * p.axis[2].out_size * i64(sizeof(T)) >= kStreamBytes;
   i64 unit_rows = 0;
   for (const Unit& unit : p.units) unit_rows = std::max(unit_rows, i64(unit.slot.size()) * p.block);
   parallel_for(tasks.count(), p.threads, [&](i64 task) {
@@ -216,10 +220,11 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
       to.data += first * out.stride[1];
       for (const Unit& unit : p.units) {
         multiply(p, k, unit, panel, lanes, outputs, weights, acc, pitch);
-        write_unit(p, k, unit, box, outputs, acc, pitch, bias ? bias + first : nullptr, to);
+        write_unit(p, k, unit, box, outputs, acc, pitch, bias ? bias + first : nullptr, to, stream);
         for (const RowGroup& g : unit.groups) weights += g.slots * i64(g.offsets.size()) * outputs * p.channels;
       }
     }
+    if (stream) std::atomic_thread_fence(std::memory_order_seq_cst);  // streamed stores are ordered by nothing less
   });
 }
 

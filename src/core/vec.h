@@ -29,5 +29,57 @@ inline void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+// Past the caches; the address is a multiple of the vector's size. Such stores are weakly ordered: a fence follows before the task ends.
+template <class V, class T>
+inline void stream(T* p, V v) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(V) == 64) {
+    asm volatile("vmovntps %1, %0" : "=m"(*reinterpret_cast<V*>(p)) : "v"(v));
+    return;
+  } else if constexpr (sizeof(V) == 32) {
+    asm volatile("vmovntps %1, %0" : "=m"(*reinterpret_cast<V*>(p)) : "x"(v));
+    return;
+  }
+#endif
+  store(p, v);
+}
+
+template <int... I>
+struct Indices {};
+template <int N, int... I>
+struct CountTo : CountTo<N - 1, N - 1, I...> {};
+template <int... I>
+struct CountTo<0, I...> {
+  using type = Indices<I...>;
+};
+
+// a0 b0 a1 b1 ... from two vectors: the first and the second half of it.
+template <int Half, class V, int... J>
+inline V zip(V a, V b, Indices<J...>) {
+  constexpr int n = sizeof...(J);
+  return __builtin_shufflevector(a, b, ((J & 1) * n + Half * (n / 2) + J / 2)...);
+}
+
+// One step of a transposition: of the 2 x 2 blocks of D x D elements in two rows, the diagonal stays and the others change places.
+template <int D, bool Low, class V, int... J>
+inline V swap_blocks(V a, V b, Indices<J...>) {
+  constexpr int n = sizeof...(J);
+  return __builtin_shufflevector(a, b, (Low ? ((J & D) ? n + J - D : J) : ((J & D) ? n + J : J + D))...);
+}
+
+// The transpose of N rows of N elements, in registers.
+template <class V, int N, int D = N / 2>
+inline void transpose_square(V (&row)[N]) {
+  using all = typename CountTo<N>::type;
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i)
+    if (!(i & D)) {
+      const V a = row[i], b = row[i + D];
+      row[i] = swap_blocks<D, true>(a, b, all{});
+      row[i + D] = swap_blocks<D, false>(a, b, all{});
+    }
+  if constexpr (D > 1) transpose_square<V, N, D / 2>(row);
+}
+
 }  // namespace
 }  // namespace tconv
