@@ -16,14 +16,13 @@ i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
   return a.in_stride * ((output + a.out_lo - tap.out_phase) / a.out_stride - tap.shift) + tap.in_phase - a.in_lo;
 }
 
-// Classes of one axis. Neighbours join while a class has fewer than `fewest` outputs, which would make tiles too low.
-std::vector<Gather::Class> make_classes(const StencilAxis& a, i64 fewest) {
+// Classes of outputs begin .. end - 1 of one axis. Neighbours join while a class has fewer than `fewest` outputs, which would make tiles too low.
+std::vector<Gather::Class> make_classes(const StencilAxis& a, i64 begin, i64 end, i64 fewest) {
   std::vector<Gather::Class> found;
   for (const auto& range : a.out_phases)
     for (i64 phase = range.first; phase < range.second; ++phase) {
       const std::size_t first = found.size();  // classes of other phases read other taps and never join
-      const i64 lead = (phase - a.out_lo) % a.out_stride;
-      for (i64 o = lead < 0 ? lead + a.out_stride : lead; o < a.out_size; o += a.out_stride) {
+      for (i64 o = begin + floor_mod(phase - a.out_lo - begin, a.out_stride); o < end; o += a.out_stride) {
         std::vector<Tap> taps;
         for (const Tap& t : a.taps)
           if (const i64 at = input_of(a, o, t); t.out_phase == phase && at >= 0 && at < a.in_size) taps.push_back(t);
@@ -44,16 +43,20 @@ std::vector<Gather::Class> make_classes(const StencilAxis& a, i64 fewest) {
   return found;
 }
 
-// Where a triple's rows are read and written: offsets in elements from an image's first channel.
+// Offsets that a triple's rows share, in elements from an image's first channel.
 struct Rows {
   std::vector<i64> sources;  // [row][tap]; kOutside beyond the input
-  std::vector<i64> targets;  // [row]: output position, by its strides
+  std::vector<i64> targets;  // [row]
   std::vector<i64> weights;  // [tap]: where its weights begin in a block
 
   static constexpr i64 kOutside = i64(1) << 62;
 
   Rows(const Gather& g, const Gather::Triple& triple, const i64* in_stride, const i64* out_stride) {
     const auto& [d, h, w] = triple.along;
+    const auto offset = [&](int i, i64 output, const Tap& tap) {
+      const i64 at = input_of(g.axis[i], output, tap);
+      return at >= 0 && at < g.axis[i].in_size ? at * in_stride[i] : kOutside;
+    };
     for (i64 od : d->outputs)
       for (i64 oh : h->outputs)
         for (i64 ow : w->outputs) {
@@ -61,10 +64,8 @@ struct Rows {
           for (const Tap& td : d->taps)
             for (const Tap& th : h->taps)
               for (const Tap& tw : w->taps) {
-                const i64 at[3] = {input_of(g.axis[0], od, td), input_of(g.axis[1], oh, th), input_of(g.axis[2], ow, tw)};
-                bool inside = true;
-                for (int i = 0; i < 3; ++i) inside = inside && at[i] >= 0 && at[i] < g.axis[i].in_size;
-                sources.push_back(inside ? at[0] * in_stride[0] + at[1] * in_stride[1] + at[2] * in_stride[2] : kOutside);
+                const i64 at[3] = {offset(0, od, td), offset(1, oh, th), offset(2, ow, tw)};
+                sources.push_back(at[0] == kOutside || at[1] == kOutside || at[2] == kOutside ? kOutside : at[0] + at[1] + at[2]);
               }
         }
     for (const Tap& td : d->taps)
@@ -74,12 +75,20 @@ struct Rows {
   }
 };
 
-// A channels-last array of some images: where it begins, and its strides (image, d, h, w).
+// A channels-last array of some images: strides (image, d, h, w); `data` is where position (0, 0, 0) is, or would be.
 template <class T>
 struct Pixels {
   T* data;
   i64 image, stride[3];
 };
+
+// `size` positions packed as (d, h, w, channel), of which the first one on axis `cut` has the number `begin`.
+template <class T>
+Pixels<T> packed_pixels(T* data, const i64* size, i64 channels, int cut, i64 begin) {
+  Pixels<T> p{data, size[0] * size[1] * size[2] * channels, {size[1] * size[2] * channels, size[2] * channels, channels}};
+  p.data -= begin * p.stride[cut];
+  return p;
+}
 
 // All products of one triple for `images` images, added up in parts of the channels, `blocks` blocks of lanes wide.
 template <class T>
@@ -90,12 +99,14 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
   const i64 height = tile_rows(k, count, kTerms, kGatherVecs);
   std::vector<const T*> from(static_cast<std::size_t>(count * taps));  // [tile][tap][row of the tile]
   std::vector<T*> to(static_cast<std::size_t>(count));
-  for (i64 r = 0; r < count; ++r) {
-    const i64 image = r / per_image, row = r % per_image, first = r / height * height, tall = std::min(height, count - first);
-    to[r] = out.data + image * out.image + rows.targets[row];
-    for (i64 t = 0; t < taps; ++t) {
-      const i64 source = rows.sources[row * taps + t];
-      from[first * taps + t * tall + r - first] = source == Rows::kOutside ? zeros : in.data + image * in.image + source;
+  for (i64 first = 0; first < count; first += height) {
+    const i64 tall = std::min(height, count - first);
+    const T** tile = from.data() + first * taps;
+    for (i64 i = 0; i < tall; ++i) {
+      const i64 image = (first + i) / per_image, row = (first + i) % per_image;
+      to[first + i] = out.data + image * out.image + rows.targets[row];
+      const i64* source = rows.sources.data() + row * taps;
+      for (i64 t = 0; t < taps; ++t) tile[t * tall + i] = source[t] == Rows::kOutside ? zeros : in.data + image * in.image + source[t];
     }
   }
   const i64 part = even(g.channels, kTerms / std::max<i64>(taps, 1));  // channels added up in one go
@@ -110,44 +121,39 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
       }
 }
 
-// Channels-first images as channels-last ones.
-template <class T>
-Pixels<const T> transposed(const Gather& g, const Kernels<T>& k, const View<const T>& in, i64 images, T* to) {
-  const i64 height = g.axis[1].in_size, width = g.axis[2].in_size, c = g.channels;
-  const Pixels<const T> result{to, g.in_positions() * c, {height * width * c, width * c, c}};
-  // Rows that follow one another without a gap are one long row.
-  const bool rows = in.stride[3] == width * in.stride[4], planes = rows && in.stride[2] == height * in.stride[3];
-  const i64 length = planes ? g.in_positions() : rows ? height * width : width;
-  for (i64 n = 0; n < images; ++n)
-    for (i64 z = 0; z < g.in_positions(); z += length) {
-      const i64 d = z / (height * width), h = z / width % height;
-      const T* from = in.data + n * in.stride[0] + d * in.stride[2] + h * in.stride[3];
-      T* pixel = to + n * result.image + z * c;
-      if (in.stride[4] == 1)
-        k.transpose(from, in.stride[1], pixel, c, c, length, nullptr);
-      else
-        for (i64 i = 0; i < length; ++i)
-          for (i64 j = 0; j < c; ++j) pixel[i * c + j] = from[i * in.stride[4] + j * in.stride[1]];
-    }
-  return result;
+// Calls body(d, h, w, length) for stretches of positions that are adjacent at these strides, as long as they get.
+template <class F>
+void each_stretch(const i64* size, const i64* stride, F body) {
+  const bool rows = stride[1] == size[2] * stride[2], planes = rows && stride[0] == size[1] * stride[1];
+  const i64 length = planes ? size[0] * size[1] * size[2] : rows ? size[1] * size[2] : size[2];
+  for (i64 d = 0; d < (planes ? 1 : size[0]); ++d)
+    for (i64 h = 0; h < (rows ? 1 : size[1]); ++h) body(d, h, length);
 }
 
-// Sums [image][position][lane] to an output of any strides.
+// The images of a slab, of any strides, as channels-last ones.
 template <class T>
-void write(const Gather& g, const Kernels<T>& k, const Pixels<T>& sums, i64 images, i64 outputs, const View<T>& out) {
-  const StencilAxis &h = g.axis[1], &w = g.axis[2];
-  const bool rows = out.stride[3] == w.out_size * out.stride[4], planes = rows && out.stride[2] == h.out_size * out.stride[3];
-  const i64 length = planes ? g.out_positions() : rows ? h.out_size * w.out_size : w.out_size;
+void gather_pixels(const Gather& g, const Kernels<T>& k, const View<const T>& in, const i64* size, i64 images, T* to) {
   for (i64 n = 0; n < images; ++n)
-    for (i64 z = 0; z < g.out_positions(); z += length) {
-      T* y = out.data + n * out.stride[0] + z / (h.out_size * w.out_size) * out.stride[2] + z / w.out_size % h.out_size * out.stride[3];
-      const T* from = sums.data + n * sums.image + z * sums.stride[2];
-      if (out.stride[4] == 1)
-        k.transpose(from, sums.stride[2], y, out.stride[1], length, outputs, nullptr);
-      else
-        for (i64 i = 0; i < length; ++i)
-          for (i64 m = 0; m < outputs; ++m) y[i * out.stride[4] + m * out.stride[1]] = from[i * sums.stride[2] + m];
-    }
+    each_stretch(size, in.stride + 2, [&](i64 d, i64 h, i64 length) {
+      const T* from = in.data + n * in.stride[0] + d * in.stride[2] + h * in.stride[3];
+      T* pixel = to + ((n * size[0] + d) * size[1] + h) * size[2] * g.channels;
+      if (in.stride[4] == 1) return k.transpose(from, in.stride[1], pixel, g.channels, g.channels, length, nullptr);
+      for (i64 i = 0; i < length; ++i)
+        for (i64 c = 0; c < g.channels; ++c) pixel[i * g.channels + c] = from[i * in.stride[4] + c * in.stride[1]];
+    });
+}
+
+// Sums (image, d, h, w, lane) to an output of any strides.
+template <class T>
+void scatter_pixels(const Kernels<T>& k, const T* sums, const i64* size, i64 lanes, i64 images, i64 outputs, const View<T>& out) {
+  for (i64 n = 0; n < images; ++n)
+    each_stretch(size, out.stride + 2, [&](i64 d, i64 h, i64 length) {
+      T* y = out.data + n * out.stride[0] + d * out.stride[2] + h * out.stride[3];
+      const T* from = sums + ((n * size[0] + d) * size[1] + h) * size[2] * lanes;
+      if (out.stride[4] == 1) return k.transpose(from, lanes, y, out.stride[1], length, outputs, nullptr);
+      for (i64 i = 0; i < length; ++i)
+        for (i64 m = 0; m < outputs; ++m) y[i * out.stride[4] + m * out.stride[1]] = from[i * lanes + m];
+    });
 }
 
 }  // namespace
@@ -164,32 +170,65 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
+  cut = axis[0].out_size > 1 ? 0 : axis[1].out_size > 1 ? 1 : 2;
+  // Slabs whose inputs and sums of one block fit the caches.
+  const i64 per_output = axis[0].out_size * axis[1].out_size * axis[2].out_size / axis[cut].out_size;
+  const i64 per_input = axis[0].in_size * axis[1].in_size * axis[2].in_size / axis[cut].in_size;
+  const i64 inputs_per_output = std::max<i64>(1, axis[cut].in_stride);
+  const i64 step = even(axis[cut].out_size, std::max<i64>(axis[cut].out_stride, std::min(kSumsBytes / (per_output * block * element_bytes),
+                                            axis[cut].out_stride * kInputBytes / (per_input * channels * element_bytes * inputs_per_output))));
+  i64 fewest[3];  // outputs of a class that fill a tile together with the other axes and images, about
   for (int i = 0; i < 3; ++i) {
-    i64 others = batch;  // rows that one output of this axis stands for, about
-    for (int j = 0; j < 3; ++j) others *= j == i ? 1 : ceil_div(axis[j].out_size, axis[j].out_stride);
-    classes[i] = make_classes(axis[i], ceil_div(kMaxRows, std::max<i64>(others, 1)));
+    i64 others = batch;
+    for (int j = 0; j < 3; ++j) others *= j == i ? 1 : ceil_div(j == cut ? std::min(step, axis[j].out_size) : axis[j].out_size, axis[j].out_stride);
+    fewest[i] = ceil_div(kMaxRows, std::max<i64>(others, 1));
+    if (i != cut) classes[i] = make_classes(axis[i], 0, axis[i].out_size, fewest[i]);
   }
-  for (const Class& d : classes[0])
-    for (const Class& h : classes[1])
-      for (const Class& w : classes[2]) triples.push_back({&d, &h, &w});
+  slab_outputs = slab_inputs = 0;
+  for (i64 begin = 0; begin < axis[cut].out_size; begin += step) {
+    const i64 end = std::min(axis[cut].out_size, begin + step);
+    Slab slab{begin, end, axis[cut].in_size, 0, make_classes(axis[cut], begin, end, fewest[cut]), {}};
+    for (const Class& c : slab.classes)
+      for (const Tap& tap : c.taps)
+        for (i64 o : {c.outputs.front(), c.outputs.back()}) {
+          const i64 at = std::clamp<i64>(input_of(axis[cut], o, tap), 0, axis[cut].in_size - 1);
+          slab.in_begin = std::min(slab.in_begin, at), slab.in_end = std::max(slab.in_end, at + 1);
+        }
+    slab.in_begin = std::min(slab.in_begin, slab.in_end);
+    slab_outputs = std::max(slab_outputs, (end - begin) * per_output);
+    slab_inputs = std::max(slab_inputs, (slab.in_end - slab.in_begin) * per_input);
+    slabs.push_back(std::move(slab));
+  }
+  for (Slab& slab : slabs) {
+    const auto list = [&](int i) -> const std::vector<Class>& { return i == cut ? slab.classes : classes[i]; };
+    for (const Class& d : list(0))
+      for (const Class& h : list(1))
+        for (const Class& w : list(2)) slab.triples.push_back({{&d, &h, &w}});
+  }
   // Images enough for full tiles, but few enough for the caches and for all threads to have work.
-  const i64 input = in_positions() * channels * element_bytes, sums = out_positions() * block * element_bytes;
-  images = std::clamp<i64>(std::min(kInputBytes / input, kSumsBytes / sums), 1, std::max<i64>(1, ceil_div(batch * groups, 4 * threads)));
-  const i64 tasks = std::max<i64>(1, ceil_div(batch, images) * groups);
+  const i64 input = slab_inputs * channels * element_bytes, sums = slab_outputs * block * element_bytes, count = i64(slabs.size());
+  images = std::clamp<i64>(std::min(kInputBytes / std::max<i64>(input, 1), kSumsBytes / sums), 1,
+                           std::max<i64>(1, ceil_div(batch * groups * count, 4 * threads)));
+  const i64 tasks = std::max<i64>(1, ceil_div(batch, images) * groups * count);
   blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(2 * threads, tasks) : 1));
   runs = ceil_div(blocks, blocks_per_run);
   blocks_at_once = std::clamp<i64>(kSumsBytes / (sums * images), 1, blocks_per_run);
 }
 
 double cycles(const Gather& g) {
-  double terms = 0, weights = 0;
-  for (const Gather::Triple& t : g.triples) {
-    const i64 rows = t.rows() * g.images;
-    // Two multiply-adds a cycle, or four cycles of latency a tile; a little for pointers and for storing sums.
-    terms += double(ceil_div(g.batch, g.images)) * double(t.taps()) * std::max(1.1 * double(rows), 4.0 * double(ceil_div(rows, kMaxRows)));
-    weights += double(t.taps() * g.channels * g.blocks * g.block) * double(ceil_div(g.batch, g.images));
+  double terms = 0, weights = 0, moved = 0;
+  const double rounds = double(ceil_div(g.batch, g.images));
+  for (const Gather::Slab& s : g.slabs) {
+    for (const Gather::Triple& t : s.triples) {
+      const i64 rows = t.rows() * g.images;
+      // Two multiply-adds a cycle, or four cycles of latency a tile; a little for pointers and for storing sums.
+      terms += rounds * double(t.taps()) * std::max(1.1 * double(rows), 4.0 * double(ceil_div(rows, kMaxRows)));
+      weights += rounds * double(t.taps() * g.channels * g.blocks * g.block);
+      moved += 2.0 * double(g.batch * t.rows() * g.outputs);
+    }
+    moved += 1.5 * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
+             double(std::max<i64>(1, g.slabs[0].in_end - g.slabs[0].in_begin));
   }
-  const double moved = 2.0 * double(g.batch * g.in_positions() * g.channels * g.runs) + 2.0 * double(g.batch * g.out_positions() * g.outputs);
   return double(g.groups) * (terms * double(g.channels * g.blocks) + 0.3 * weights + moved);
 }
 
@@ -209,37 +248,45 @@ void pack_weights(const Gather& g, View<const T> weight, i64 group_stride, T* pa
 
 template <class T>
 void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const T* bias, View<T> out) {
-  parallel_for(ceil_div(g.batch, g.images) * g.groups * g.runs, g.threads, [&](i64 task) {
-    const i64 turn = task % g.runs, group = task / g.runs % g.groups, first_image = task / (g.runs * g.groups) * g.images;
-    const i64 images = std::min(g.images, g.batch - first_image), last = std::min(g.blocks, (turn + 1) * g.blocks_per_run);
-    View<const T> from = in;
-    from.data += first_image * in.stride[0] + group * g.channels * in.stride[1];
+  const i64 slabs = i64(g.slabs.size());
+  parallel_for(ceil_div(g.batch, g.images) * g.groups * slabs * g.runs, g.threads, [&](i64 task) {
+    const i64 turn = task % g.runs, group = task / g.runs % g.groups;
+    const Gather::Slab& slab = g.slabs[std::size_t(task / (g.runs * g.groups) % slabs)];
+    const i64 first_image = task / (g.runs * g.groups * slabs) * g.images, images = std::min(g.images, g.batch - first_image);
+    i64 in_size[3], out_size[3];
+    for (int i = 0; i < 3; ++i) {
+      in_size[i] = i == g.cut ? slab.in_end - slab.in_begin : g.axis[i].in_size;
+      out_size[i] = i == g.cut ? slab.out_end - slab.out_begin : g.axis[i].out_size;
+    }
     T* zeros = scratch<T>(2, g.channels + g.blocks_at_once * g.block);
     T* lane_bias = bias ? zeros + g.channels : nullptr;
     std::fill_n(zeros, g.channels, T(0));
-    const Pixels<const T> pixels =
-        in.stride[1] == 1 || g.channels == 1
-            ? Pixels<const T>{from.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}}
-            : transposed(g, k, from, images, scratch<T>(0, images * g.in_positions() * g.channels));
+    View<const T> from = in;
+    from.data += first_image * in.stride[0] + group * g.channels * in.stride[1];
+    Pixels<const T> pixels{from.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}};
+    if (in.stride[1] != 1 && g.channels > 1) {
+      from.data += slab.in_begin * in.stride[2 + g.cut];
+      T* to = scratch<T>(0, g.images * g.slab_inputs * g.channels);
+      gather_pixels(g, k, from, in_size, images, to);
+      pixels = packed_pixels<const T>(to, in_size, g.channels, g.cut, slab.in_begin);
+    }
+    const i64 last = std::min(g.blocks, (turn + 1) * g.blocks_per_run);
     for (i64 b = turn * g.blocks_per_run; b < last; b += g.blocks_at_once) {
       const i64 blocks = std::min(g.blocks_at_once, last - b), lanes = blocks * g.block, outputs = std::min(lanes, g.outputs - b * g.block);
       const i64 channel = group * g.outputs + b * g.block;
-      const T* weights = packed + (group * g.blocks + b) * g.taps * g.channels * g.block;
-      T* y = out.data + first_image * out.stride[0] + channel * out.stride[1];
+      View<T> to = out;
+      to.data += first_image * out.stride[0] + channel * out.stride[1];
       // Whole blocks of a channels-last output are summed where they belong.
       const bool direct = out.stride[1] == 1 && outputs == lanes;
-      const i64 size[3] = {g.axis[0].out_size, g.axis[1].out_size, g.axis[2].out_size};
-      const Pixels<T> sums = direct ? Pixels<T>{y, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}}
-                                    : Pixels<T>{scratch<T>(1, images * g.out_positions() * lanes), g.out_positions() * lanes,
-                                                {size[1] * size[2] * lanes, size[2] * lanes, lanes}};
-      if (bias)
-        for (i64 m = 0; m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
-      for (const Gather::Triple& triple : g.triples)
-        multiply(g, k, triple, pixels, zeros, weights, blocks, lane_bias, sums, images);
+      T* room = direct ? nullptr : scratch<T>(1, g.images * g.slab_outputs * lanes);
+      const Pixels<T> sums = direct ? Pixels<T>{to.data, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}}
+                                    : packed_pixels<T>(room, out_size, lanes, g.cut, slab.out_begin);
+      for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
+      for (const Gather::Triple& triple : slab.triples)
+        multiply(g, k, triple, pixels, zeros, packed + (group * g.blocks + b) * g.taps * g.channels * g.block, blocks, lane_bias, sums, images);
       if (direct) continue;
-      View<T> to = out;
-      to.data = y;
-      write(g, k, sums, images, outputs, to);
+      to.data += slab.out_begin * out.stride[2 + g.cut];
+      scatter_pixels(k, room, out_size, lanes, images, outputs, to);
     }
   });
 }

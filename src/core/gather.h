@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The other orientation of the same stencil: lanes over output channels, rows over output positions. For small maps, for
 // channels-last arrays, and where borders would waste lanes: only taps that fall inside the input are multiplied.
+// (Indirect convolution: Dukhan, arXiv:1907.02129.)
 //
 // Along an axis, the outputs of one phase that read the same taps inside the input form a class; a triple of classes is a
 // set of rows with one list of taps. A row is read through one pointer a tap, so channels must be adjacent: channels-first
@@ -9,6 +10,8 @@
 //   input  [image][position][channel]     weights  [block of 2 vectors of output channels][tap][channel][block]
 //   sums   [image][output position][output channel of some blocks]
 #pragma once
+
+#include <array>
 
 #include "plan.h"
 
@@ -24,24 +27,31 @@ struct Gather {
     std::vector<Tap> taps;
   };
   struct Triple {
-    const Class* along[3];
+    std::array<const Class*, 3> along;
     i64 taps() const { return i64(along[0]->taps.size() * along[1]->taps.size() * along[2]->taps.size()); }
     i64 rows() const { return i64(along[0]->outputs.size() * along[1]->outputs.size() * along[2]->outputs.size()); }
   };
 
+  // Consecutive outputs of the outermost axis that has more than one, whose sums fit a second-level cache, with the inputs they read.
+  struct Slab {
+    i64 out_begin, out_end, in_begin, in_end;
+    std::vector<Class> classes;
+    std::vector<Triple> triples;
+  };
+
   StencilAxis axis[3];
+  int cut;  // the axis of the slabs
   std::vector<Class> classes[3];
-  std::vector<Triple> triples;
+  std::vector<Slab> slabs;
   i64 batch, groups, channels, outputs, taps;
   i64 block, blocks;         // lanes of a block of weights, and how many blocks a group has
   i64 images;                // of one task
   i64 runs, blocks_per_run;  // blocks are shared out in runs where images alone would not feed all threads
   i64 blocks_at_once;        // whose sums fit a second-level cache
+  i64 slab_outputs, slab_inputs;  // positions of the largest slab
   int threads;
 
   i64 weight_elements() const { return groups * blocks * taps * channels * block; }
-  i64 in_positions() const { return axis[0].in_size * axis[1].in_size * axis[2].in_size; }
-  i64 out_positions() const { return axis[0].out_size * axis[1].out_size * axis[2].out_size; }
 };
 
 // Estimated cycles on one thread: multiply-adds, transposing, weights read, and writing.

@@ -31,6 +31,7 @@ struct View {
 };
 
 inline i64 floor_div(i64 a, i64 b) { return a / b - (a % b != 0 && (a % b < 0) != (b < 0)); }
+inline i64 floor_mod(i64 a, i64 b) { return a - floor_div(a, b) * b; }
 inline i64 ceil_div(i64 a, i64 b) { return -floor_div(-a, b); }
 inline i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 
