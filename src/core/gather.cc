@@ -9,7 +9,7 @@ namespace tconv {
 namespace {
 
 constexpr i64 kSumsBytes = 384 << 10;   // sums of a task: with a part of the weights they fit a second-level cache
-constexpr i64 kInputBytes = 384 << 10;  // transposed inputs of a task, if an image is not larger
+constexpr i64 kInputBytes = 1 << 20;  // transposed inputs of a task; a part of the channels is in use at a time
 
 // Input coordinate that an output reads through a tap.
 i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {

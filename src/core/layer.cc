@@ -18,7 +18,7 @@ double cycles(const Plan& p, int lanes) {
       rows += n * double(g.offsets.size()) * (n < 4 ? 4 / n : 1.0) * double(p.outputs) / double(p.block);
     }
   const double moved = double(p.channels * p.planes) + 1.5 * double(p.outputs * p.axis[0].out_stride * p.axis[1].out_stride * p.axis[2].out_stride);
-  return double(p.groups) * vectors * (0.55 * rows * double(p.channels) + 2 * moved);
+  return double(p.groups) * vectors * (0.51 * rows * double(p.channels) + 2 * moved);
 }
 
 // Whether lanes over channels are worth an estimate: channels fill vectors, and the axes are short enough to be listed.

@@ -68,6 +68,19 @@ void choose_box(Plan& plan, i64 panel_elements, i64 wanted) {
   while (w->box > 128 && boxes() * plan.groups * plan.blocks < wanted) w->box = ceil_div(w->box, 2);
 }
 
+// Rows of whole width have zeros at both ends: those at the end of one serve the next as well. How many may be left out.
+i64 shared_zeros(const StencilAxis& w) {
+  if (w.box != w.count) return 0;
+  i64 shared = std::min(w.shift_max - w.shift_min, w.box - 1);  // more, and taps of two rows would have one offset
+  for (i64 phase : w.in_phases) {
+    const i64 start = w.in_stride * (w.first - w.shift_max) - w.in_lo + phase;  // input coordinate of the first column
+    const i64 before = std::clamp<i64>(ceil_div(-start, w.in_stride), 0, w.extent);
+    const i64 after = w.extent - std::clamp<i64>(ceil_div(w.in_size - start, w.in_stride), 0, w.extent);
+    shared = std::min({shared, before, std::max<i64>(after, 0)});
+  }
+  return shared;
+}
+
 struct PhaseOf {
   i64 index;  // [lead][phase - begin] of the unit
   PhaseTaps taps;
@@ -216,8 +229,10 @@ Plan::Plan(const Spec& spec, Direction direction, int threads_, i64 element_byte
   blocks = ceil_div(outputs, block);
   choose_box(*this, kPanelBytes / element_bytes, threads > 1 ? 3 * threads : 1);
   for (StencilAxis& a : axis) a.extent = a.box + a.shift_max - a.shift_min;
+  const i64 shared = shared_zeros(axis[2]);
+  axis[2].extent -= shared;
   // An odd number of lines: planes a power of two apart would compete for the same sets of the first-level cache.
-  plane = round_up(box_batch * axis[0].extent * axis[1].extent * axis[2].extent, 16) | 16;
+  plane = round_up(box_batch * axis[0].extent * axis[1].extent * axis[2].extent + shared, 16) | 16;
   panel = channels * planes * plane + kSlack;
   make_units(*this);
 }

@@ -59,11 +59,33 @@ void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column
       for (i64 z = 0; z < inside; ++z) to[c * pitch.channel + z * pitch.position] = from[c * channel_stride + z * column_stride];
 }
 
+// The lanes between the first position that a unit writes in a box and the last.
+struct Lanes {
+  i64 begin, end;
+
+  Lanes(const Plan& p, const Unit& unit, const Box& box) {
+    i64 first[2], last[2];
+    for (int i = 0; i < 2; ++i) {
+      const StencilAxis& a = p.axis[i];
+      first[i] = box.size[i], last[i] = 0;
+      for (const Unit::Lead& lead : unit.leads) {
+        const Inside in(a.out_stride * (a.first + box.at[i]) + (i ? lead.row : lead.depth) - a.out_lo, a.out_stride, a.out_size, box.size[i]);
+        first[i] = std::min(first[i], in.begin), last[i] = std::max(last[i], in.end);
+      }
+    }
+    const bool empty = first[0] >= last[0] || first[1] >= last[1];
+    begin = empty ? 0 : p.lane(0, first[0], first[1]);
+    end = empty ? 0 : p.lane(box.batches - 1, last[0] - 1, last[1] - 1) + box.size[2];
+  }
+};
+
 // Accumulator rows of one unit: [slot][channel of the block], `pitch` lanes each.
 template <class T>
-void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, i64 lanes, i64 outputs, const T* weights, T* acc,
+void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, Lanes lanes, i64 outputs, const T* weights, T* acc,
               i64 pitch) {
-  const i64 vectors = ceil_div(lanes, k.lanes), channel = p.planes * p.plane;
+  const i64 skipped = lanes.begin / k.lanes * k.lanes, vectors = ceil_div(lanes.end - skipped, k.lanes), channel = p.planes * p.plane;
+  if (!vectors) return;
+  panel += skipped, acc += skipped;
   for (const RowGroup& g : unit.groups) {
     const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = tile_rows(k, rows, p.channels * taps);
     const i64 part = even(p.channels, kTerms / std::max<i64>(taps, 1));  // channels added up in one go
@@ -219,7 +241,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
       View<T> to = out;
       to.data += first * out.stride[1];
       for (const Unit& unit : p.units) {
-        multiply(p, k, unit, panel, lanes, outputs, weights, acc, pitch);
+        multiply(p, k, unit, panel, Lanes(p, unit, box), outputs, weights, acc, pitch);
         write_unit(p, k, unit, box, outputs, acc, pitch, bias ? bias + first : nullptr, to, stream);
         for (const RowGroup& g : unit.groups) weights += g.slots * i64(g.offsets.size()) * outputs * p.channels;
       }
