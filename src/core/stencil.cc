@@ -104,23 +104,35 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
   }
 }
 
-// A run of phases of one output row of one channel: position q of phase p goes to column out_stride * q + p - out_lo.
+// Where the phases of a unit's row segment go: the same for every row and channel of a box.
+struct Segment {
+  i64 stride, run, base;        // position q of the run's phase p belongs to column base + q * stride + p
+  bool whole;                   // all phases, at adjacent columns: one stretch of output, begin .. begin + count * stride + rest - 1
+  i64 begin, first, count, rest;  // which starts with phase `first`
+
+  template <class T>
+  Segment(const StencilAxis& w, const Unit& unit, const Box& box, const View<T>& out)
+      : stride(w.out_stride), run(unit.end - unit.begin), base(stride * (w.first + box.at[2]) + unit.begin - w.out_lo),
+        whole(run == stride && out.stride[4] == 1), begin(std::max<i64>(base, 0)), first(begin - base) {
+    const i64 columns = std::min(base + stride * box.size[2], w.out_size) - begin;
+    count = columns / stride, rest = columns % stride;
+  }
+};
+
+// One row of output: rows[p] holds phase p at positions 0 .. positions - 1.
 template <class T>
-void write_row(const StencilAxis& w, const Kernels<T>& k, const Unit& unit, const T* const* rows, i64 first, i64 count, T bias, T* y,
+void write_row(const Segment& s, const Kernels<T>& k, const StencilAxis& w, const T* const* rows, i64 positions, T bias, T* y,
                i64 column_stride, bool stream) {
-  const i64 run = unit.end - unit.begin, s = w.out_stride, base = s * first + unit.begin - w.out_lo;
-  if (run == s && column_stride == 1) {
-    // All phases: one stretch of columns. It may begin within a position: then the phases are taken in turn from there.
-    const i64 begin = std::max<i64>(base, 0), end = std::min(base + s * count, w.out_size);
+  if (s.whole) {
+    // The stretch may begin within a position: then the phases are taken in turn from there.
     const T* turned[kPhaseMost];
-    for (i64 j = 0; j < s; ++j) turned[j] = rows[(begin - base + j) % s] + (begin - base + j) / s;
-    const i64 whole = (end - begin) / s;
-    k.weave(y + begin, turned, s, whole, bias, stream);
-    for (i64 j = 0; j < (end - begin) % s; ++j) y[begin + whole * s + j] = turned[j][whole] + bias;
+    for (i64 j = 0; j < s.run; ++j) turned[j] = j + s.first < s.run ? rows[j + s.first] : rows[j + s.first - s.run] + 1;
+    k.weave(y + s.begin, turned, s.run, s.count, bias, stream);
+    for (i64 j = 0; j < s.rest; ++j) y[s.begin + s.count * s.stride + j] = turned[j][s.count] + bias;
   } else {
-    for (i64 p = 0; p < run; ++p) {
-      const Inside in(base + p, s, w.out_size, count);
-      for (i64 q = in.begin; q < in.end; ++q) y[(base + q * s + p) * column_stride] = rows[p][q] + bias;
+    for (i64 p = 0; p < s.run; ++p) {
+      const Inside in(s.base + p, s.stride, w.out_size, positions);
+      for (i64 q = in.begin; q < in.end; ++q) y[(s.base + q * s.stride + p) * column_stride] = rows[p][q] + bias;
     }
   }
 }
@@ -128,7 +140,8 @@ void write_row(const StencilAxis& w, const Kernels<T>& k, const Unit& unit, cons
 template <class T>
 void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box& box, i64 outputs, const T* acc, i64 pitch, const T* bias, const View<T>& out, bool stream) {
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  const i64 run = unit.end - unit.begin, first = w.first + box.at[2];
+  const Segment segment(w, unit, box, out);
+  const i64 run = segment.run;
   for (i64 n = 0; n < box.batches; ++n)
     for (i64 qd = 0; qd < box.size[0]; ++qd)
       for (i64 qh = 0; qh < box.size[1]; ++qh)
@@ -140,7 +153,7 @@ void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box&
           T* y = out.data + (box.batch + n) * out.stride[0] + od * out.stride[2] + oh * out.stride[3];
           if (out.stride[1] == 1 && outputs > 1 && out.stride[4] != 1) {
             for (i64 ph = 0; ph < run; ++ph) {
-              const i64 base = w.out_stride * first + unit.begin + ph - w.out_lo;
+              const i64 base = segment.base + ph;
               const Inside in(base, w.out_stride, w.out_size, box.size[2]);
               k.transpose(acc + unit.slot[l * run + ph] * outputs * pitch + lane + in.begin, pitch,
                           y + (base + in.begin * w.out_stride) * out.stride[4], out.stride[4] * w.out_stride, outputs, in.end - in.begin, bias);
@@ -150,7 +163,7 @@ void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box&
           for (i64 m = 0; m < outputs; ++m) {
             const T* rows[kPhaseMost];
             for (i64 ph = 0; ph < run; ++ph) rows[ph] = acc + (unit.slot[l * run + ph] * outputs + m) * pitch + lane;
-            write_row(w, k, unit, rows, first, box.size[2], bias ? bias[m] : T(0), y + m * out.stride[1], out.stride[4], stream);
+            write_row(segment, k, w, rows, box.size[2], bias ? bias[m] : T(0), y + m * out.stride[1], out.stride[4], stream);
           }
         }
 }
