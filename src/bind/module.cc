@@ -198,9 +198,9 @@ void grad_weight_as(const Problem& p, const std::string& kernel, const In& x, co
   const View<const T> from = p.data<const T>(x, false, "x"), dys = p.data<const T>(dy, true, "grad");
   const View<T> to = p.weight<T>(grad);
   method(kernel);  // gradients of the weight have one orientation; its name must exist all the same
-  const Kernels<T>& kernels = isa(kernel).kernels<T>();
+  const Isa& found = isa(kernel);
   nb::gil_scoped_release release;
-  grad_weight<T>(p.spec, kernels, from, dys, to, std::max(threads, 1));
+  grad_weight<T>(p.spec, found, from, dys, to, std::max(threads, 1));
 }
 
 }  // namespace

@@ -103,9 +103,10 @@ void one_group(const Kernels<T>& k, const Side<T>& rows, const Side<T>& lanes, O
 }  // namespace
 
 template <class T>
-void grad_weight(const Spec& spec, const Kernels<T>& k, View<const T> x, View<const T> dy, View<T> grad, int threads) {
+void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T> dy, View<T> grad, int threads) {
   // One thread's boxes, whatever the number of threads: where the sums are cut decides their rounding.
-  const Plan plan(spec, Direction::grad_input, 1, sizeof(T));
+  const Kernels<T>& k = isa.kernels<T>();
+  const Plan plan(spec, Direction::grad_input, isa, 1, sizeof(T));
   const Side<T> xs{aligned(plan, spec), x, plan.outputs, true}, dys{plan, dy, plan.channels, false};
   const auto padding = [&](i64 channels) { return double(round_up(channels, k.lanes)) / double(channels); };
   const Orientation o = padding(plan.outputs) < padding(plan.channels) ? Orientation{true, grad.stride[1], grad.stride[0]}
@@ -121,7 +122,7 @@ void grad_weight(const Spec& spec, const Kernels<T>& k, View<const T> x, View<co
   });
 }
 
-template void grad_weight<float>(const Spec&, const Kernels<float>&, View<const float>, View<const float>, View<float>, int);
-template void grad_weight<double>(const Spec&, const Kernels<double>&, View<const double>, View<const double>, View<double>, int);
+template void grad_weight<float>(const Spec&, const Isa&, View<const float>, View<const float>, View<float>, int);
+template void grad_weight<double>(const Spec&, const Isa&, View<const double>, View<const double>, View<double>, int);
 
 }  // namespace tconv

@@ -7,6 +7,9 @@
 namespace tconv {
 namespace {
 
+// Work that is worth waking another thread for: some tens of microseconds.
+constexpr double kCyclesPerThread = 1e5;
+
 // Estimated cycles on one thread, as cycles(Gather) has them.
 double cycles(const Plan& p, int lanes) {
   const Boxes boxes(p);
@@ -33,26 +36,28 @@ bool plausible(const Plan& p) {
 Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, int threads, i64 element_bytes)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
   const int lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
-  if (method == Method::automatic) {
-    // Both as one thread would run them: the two round differently, and the choice must not hang on the number of threads.
-    const Plan by_positions(spec, dir, 1, element_bytes);
+  // Both orientations as one thread would run them: they round differently, and the choice must not hang on the number of threads.
+  const Plan by_positions(spec, dir, isa, 1, element_bytes);
+  double estimate = cycles(by_positions, lanes);
+  if (method != Method::automatic) {
+    why = "asked for by name";
+  } else if (!plausible(by_positions)) {
     method = Method::positions;
     why = "lanes over positions: the problem is too long or has too few channels for lanes over channels";
-    if (plausible(by_positions)) {
-      const Gather by_channels(spec, dir, 1, lanes, element_bytes);
-      const double a = cycles(by_positions, lanes), b = cycles(by_channels);
-      if (b < a) method = Method::channels;
-      char text[160];
-      std::snprintf(text, sizeof text, "lanes over positions: %.3g cycles; lanes over channels: %.3g cycles (estimates, one thread)", a, b);
-      why = text;
-    }
   } else {
-    why = "asked for by name";
+    const double by_channels = cycles(Gather(spec, dir, 1, lanes, element_bytes));
+    char text[160];
+    std::snprintf(text, sizeof text, "lanes over positions: %.3g cycles; lanes over channels: %.3g cycles (estimates, one thread)", estimate,
+                  by_channels);
+    why = text;
+    method = by_channels < estimate ? Method::channels : Method::positions;
+    estimate = std::min(estimate, by_channels);
   }
+  threads = int(std::min(double(threads), 1 + estimate / kCyclesPerThread));
   if (method == Method::channels)
     channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
   else
-    positions = std::make_unique<const Plan>(spec, dir, threads, element_bytes);
+    positions = std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes);
 }
 
 std::vector<i64> Layer::signature() const {
@@ -69,7 +74,7 @@ void Layer::pack(View<const T> weight, T* packed) const {
   const i64 group_stride = weight.stride[0] * channels_per_group;
   if (direction == Direction::grad_input) std::swap(weight.stride[0], weight.stride[1]);
   channels ? pack_weights<T>(*channels, weight, group_stride, packed)
-           : pack_weights<T>(*positions, isa.kernels<T>(), weight, group_stride, packed);
+           : pack_weights<T>(*positions, weight, group_stride, packed);
 }
 
 template <class T>

@@ -214,7 +214,7 @@ StencilAxis::StencilAxis(const Axis& a, Direction direction) {
   count = floor_div(out_lo + out_size - 1, out_stride) - first + 1;
 }
 
-Plan::Plan(const Spec& spec, Direction direction, int threads_, i64 element_bytes)
+Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
     : batch(spec.batch), groups(spec.groups), threads(threads_) {
   const bool is_forward = direction == Direction::forward;
   channels = (is_forward ? spec.in_channels : spec.out_channels) / groups;
@@ -235,6 +235,12 @@ Plan::Plan(const Spec& spec, Direction direction, int threads_, i64 element_byte
   plane = round_up(box_batch * axis[0].extent * axis[1].extent * axis[2].extent + shared, 16) | 16;
   panel = channels * planes * plane + kSlack;
   make_units(*this);
+  const auto height = [&](i64 rows, i64 depth) { return element_bytes == 8 ? tile_rows(*isa.f64, rows, depth) : tile_rows(*isa.f32, rows, depth); };
+  for (Unit& unit : units)
+    for (RowGroup& g : unit.groups) {
+      const i64 depth = channels * i64(g.offsets.size());
+      g.height = height(g.slots * block, depth), g.last_height = height(g.slots * block_outputs(blocks - 1), depth);
+    }
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {

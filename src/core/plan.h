@@ -54,6 +54,7 @@ struct RowGroup {
   std::vector<i64> offsets;                  // in the panel, one a tap
   std::vector<std::vector<i64>> taps;        // [phase of the group][tap]: index into the kernel
   bool add;                                  // to sums of an earlier group
+  int height = 0, last_height = 0;           // of the tiles, for a block of channels and for the last block
   i64 weights_before = 0;                    // packed weights of the unit's earlier groups, per (channel, m)
 };
 
@@ -69,7 +70,7 @@ struct Unit {
 };
 
 struct Plan {
-  Plan(const Spec& spec, Direction direction, int threads, i64 element_bytes);
+  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes);
 
   StencilAxis axis[3];
   i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
@@ -82,6 +83,7 @@ struct Plan {
 
   i64 weight_elements() const { return groups * channels * outputs * taps; }
   i64 block_outputs(i64 b) const { return b + 1 < blocks ? block : outputs - b * block; }
+  i64 height(const RowGroup& g, i64 b) const { return b + 1 < blocks ? g.height : g.last_height; }
   // Row (n, d, h) of a box in its panel: where lane 0 of the row lies.
   i64 lane(i64 n, i64 d, i64 h) const { return ((n * axis[0].extent + d) * axis[1].extent + h) * axis[2].extent; }
 };
@@ -118,13 +120,13 @@ void pack_panel(const Plan& plan, const Kernels<T>& kernels, const View<const T>
 
 // weight: strides of (channel, m within its group, d, h, w), `group_stride` elements from group to group.
 template <class T>
-void pack_weights(const Plan& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
+void pack_weights(const Plan& plan, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T>
 void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const T* bias, View<T> out);
 
 // grad[ci, co, t] = sum over images and positions of x[ci, i] * dy[co, i * stride + t * dilation - lo].
 template <class T>
-void grad_weight(const Spec& spec, const Kernels<T>& kernels, View<const T> x, View<const T> dy, View<T> grad, int threads);
+void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T> dy, View<T> grad, int threads);
 
 }  // namespace tconv

@@ -19,17 +19,20 @@ struct Inside {
         end(std::clamp<i64>(ceil_div(size - start, stride), begin, columns)) {}
 };
 
-// Tasks: boxes, within a box groups, within a group runs of channel blocks (so that few boxes still feed all threads).
+// Tasks: boxes, within a box chunks of groups, within a chunk runs of channel blocks (so that few boxes still feed all threads).
 struct Tasks {
   Boxes boxes;
-  i64 groups, runs, blocks_per_run;
+  i64 groups_at_once, chunks, runs, blocks_per_run;
 
-  explicit Tasks(const Plan& p) : boxes(p), groups(p.groups) {
-    const i64 wanted = p.threads > 1 ? ceil_div(3 * p.threads, std::max<i64>(boxes.count() * groups, 1)) : 1;
-    blocks_per_run = ceil_div(p.blocks, std::min(p.blocks, wanted));
+  explicit Tasks(const Plan& p) : boxes(p) {
+    const i64 wanted = p.threads > 1 ? 4 * p.threads : 1, boxes_or_one = std::max<i64>(boxes.count(), 1);
+    // Depthwise layers have many groups of little work: whole chunks of them are one task.
+    groups_at_once = even(p.groups, p.groups / std::max<i64>(1, ceil_div(wanted, boxes_or_one)));
+    chunks = ceil_div(p.groups, groups_at_once);
+    blocks_per_run = ceil_div(p.blocks, std::min(p.blocks, ceil_div(wanted, boxes_or_one * chunks)));
     runs = ceil_div(p.blocks, blocks_per_run);
   }
-  i64 count() const { return boxes.count() * groups * runs; }
+  i64 count() const { return boxes.count() * chunks * runs; }
 };
 
 // `columns` inputs in a row, of every channel: those inside the input are copied, the others are zero.
@@ -81,13 +84,13 @@ struct Lanes {
 
 // Accumulator rows of one unit: [slot][channel of the block], `pitch` lanes each.
 template <class T>
-void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, Lanes lanes, i64 outputs, const T* weights, T* acc,
+void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, Lanes lanes, i64 b, const T* weights, T* acc,
               i64 pitch) {
-  const i64 skipped = lanes.begin / k.lanes * k.lanes, vectors = ceil_div(lanes.end - skipped, k.lanes), channel = p.planes * p.plane;
+  const i64 outputs = p.block_outputs(b), skipped = lanes.begin / k.lanes * k.lanes, vectors = ceil_div(lanes.end - skipped, k.lanes), channel = p.planes * p.plane;
   if (!vectors) return;
   panel += skipped, acc += skipped;
   for (const RowGroup& g : unit.groups) {
-    const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = tile_rows(k, rows, p.channels * taps);
+    const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = p.height(g, b);
     const i64 part = even(p.channels, kTerms / std::max<i64>(taps, 1));  // channels added up in one go
     for (i64 r = 0; r < rows; r += height) {
       const i64 tall = std::min(height, rows - r);
@@ -198,7 +201,7 @@ void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, i64
 }
 
 template <class T>
-void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+void pack_weights(const Plan& p, View<const T> weight, i64 group_stride, T* packed) {
   std::vector<i64> element;  // of the kernel, in memory
   for (i64 d = 0; d < p.axis[0].kernel; ++d)
     for (i64 h = 0; h < p.axis[1].kernel; ++h)
@@ -215,7 +218,7 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
       T* to = packed + (group * p.outputs + first) * p.channels * p.taps;
       for (const Unit& unit : p.units)
         for (const RowGroup& g : unit.groups) {
-          const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = tile_rows(k, rows, p.channels * taps);
+          const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = p.height(g, b);
           for (i64 r = 0; r < rows; r += height) {
             order.clear();
             for (i64 t = 0; t < taps; ++t)
@@ -239,24 +242,26 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
   i64 unit_rows = 0;
   for (const Unit& unit : p.units) unit_rows = std::max(unit_rows, i64(unit.slot.size()) * p.block);
   parallel_for(tasks.count(), p.threads, [&](i64 task) {
-    const i64 turn = task % tasks.runs, group = task / tasks.runs % tasks.groups;
-    const Box box = tasks.boxes(p, task / (tasks.runs * tasks.groups));
-    const i64 lanes = box.lanes(p), pitch = round_up(lanes, 16) | 16;
+    const i64 turn = task % tasks.runs, chunk = task / tasks.runs % tasks.chunks;
+    const Box box = tasks.boxes(p, task / (tasks.runs * tasks.chunks));
+    const i64 pitch = round_up(box.lanes(p), 16) | 16, last_group = std::min(p.groups, (chunk + 1) * tasks.groups_at_once);
     T* panel = scratch<T>(0, p.panel);
     T* acc = scratch<T>(1, unit_rows * pitch);
-    View<const T> from = in;
-    from.data += group * p.channels * in.stride[1];
-    pack_panel(p, k, from, p.channels, box, panel, {p.planes * p.plane, 1});
-    std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
-    for (i64 b = turn * tasks.blocks_per_run; b < std::min(p.blocks, (turn + 1) * tasks.blocks_per_run); ++b) {
-      const i64 outputs = p.block_outputs(b), first = group * p.outputs + b * p.block;
-      const T* weights = packed + first * p.channels * p.taps;
-      View<T> to = out;
-      to.data += first * out.stride[1];
-      for (const Unit& unit : p.units) {
-        multiply(p, k, unit, panel, Lanes(p, unit, box), outputs, weights, acc, pitch);
-        write_unit(p, k, unit, box, outputs, acc, pitch, bias ? bias + first : nullptr, to, stream);
-        for (const RowGroup& g : unit.groups) weights += g.slots * i64(g.offsets.size()) * outputs * p.channels;
+    for (i64 group = chunk * tasks.groups_at_once; group < last_group; ++group) {
+      View<const T> from = in;
+      from.data += group * p.channels * in.stride[1];
+      pack_panel(p, k, from, p.channels, box, panel, {p.planes * p.plane, 1});
+      std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
+      for (i64 b = turn * tasks.blocks_per_run; b < std::min(p.blocks, (turn + 1) * tasks.blocks_per_run); ++b) {
+        const i64 outputs = p.block_outputs(b), first = group * p.outputs + b * p.block;
+        const T* weights = packed + first * p.channels * p.taps;
+        View<T> to = out;
+        to.data += first * out.stride[1];
+        for (const Unit& unit : p.units) {
+          multiply(p, k, unit, panel, Lanes(p, unit, box), b, weights, acc, pitch);
+          write_unit(p, k, unit, box, outputs, acc, pitch, bias ? bias + first : nullptr, to, stream);
+          for (const RowGroup& g : unit.groups) weights += g.slots * i64(g.offsets.size()) * outputs * p.channels;
+        }
       }
     }
     if (stream) std::atomic_thread_fence(std::memory_order_seq_cst);  // streamed stores are ordered by nothing less
@@ -265,7 +270,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
 
 #define TCONV_STENCIL(T)                                                                                 \
   template void pack_panel<T>(const Plan&, const Kernels<T>&, const View<const T>&, i64, const Box&, T*, PanelPitch); \
-  template void pack_weights<T>(const Plan&, const Kernels<T>&, View<const T>, i64, T*);                 \
+  template void pack_weights<T>(const Plan&, View<const T>, i64, T*);                                    \
   template void run<T>(const Plan&, const Kernels<T>&, View<const T>, const T*, const T*, View<T>);
 TCONV_STENCIL(float)
 TCONV_STENCIL(double)

@@ -28,10 +28,11 @@ from ._spec import ArgumentError, integer, is_single
 
 
 class Prepared(NamedTuple):
-    """A problem with the core's plan for it."""
+    """A problem with the core's plan for it, and the shape of its result."""
 
     problem: Problem
     stencil: _core.Stencil
+    shape: tuple[int, ...]
 
 
 def core_problem(problem: Problem) -> _core.Problem:
@@ -43,13 +44,14 @@ def core_problem(problem: Problem) -> _core.Problem:
 
 def prepare(problem: Problem, forward: bool, dtype: np.dtype[Any], kernel: str, threads: int) -> Prepared:
     """Plan a forward layer or its input gradient, once its result is known to fit into memory."""
-    check_memory(problem.output_shape if forward else problem.input_shape, dtype.itemsize, problem.spec)
-    return Prepared(problem, _core.Stencil(core_problem(problem), forward, dtype.itemsize == 8, kernel, threads))
+    shape = problem.output_shape if forward else problem.input_shape
+    check_memory(shape, dtype.itemsize, problem.spec)
+    return Prepared(problem, _core.Stencil(core_problem(problem), forward, dtype.itemsize == 8, kernel, threads), shape)
 
 
 def key(name: str, value: Any) -> Any:
     """A word of a call as part of a cache's key: plain ints and tuples, so that 1.0 is never taken for a cached 1."""
-    if value is None or isinstance(value, str):
+    if value is None or type(value) is int or isinstance(value, str):
         return value
     if isinstance(value, Iterable) and not is_single(value):
         return tuple(key(name, v) for v in value)
@@ -126,7 +128,7 @@ def conv_transpose(
     prepared = _forward(x.shape, w.shape, dtype.itemsize == 8, kernel, count, words)
     bias = None if bias is None else check_bias(bias, prepared.problem.spec.out_channels, w)
     inputs = [a for a in (x, w, bias) if a is not None]
-    y = result(out, prepared.problem.output_shape, x.dtype, inputs, prepared.problem.spec)
+    y = result(out, prepared.shape, x.dtype, inputs, prepared.problem.spec)
     add = None if bias is None else np.ascontiguousarray(readable(bias, dtype))
     return into(y, dtype, lambda to: prepared.stencil.apply(readable(x, dtype), readable(w, dtype), add, to))
 
@@ -169,7 +171,7 @@ def conv_transpose_grad_input(
                       layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
     prepared = _backward(grad.shape, w.shape, key("input_size", input_size), dtype.itemsize == 8, kernel, count, words)
-    x = result(out, prepared.problem.input_shape, grad.dtype, [grad, w], prepared.problem.spec)
+    x = result(out, prepared.shape, grad.dtype, [grad, w], prepared.problem.spec)
     return into(x, dtype, lambda to: prepared.stencil.apply(readable(grad, dtype), readable(w, dtype), None, to))
 
 
@@ -209,6 +211,7 @@ def conv_transpose_grad_weight(
     same_dtype(("x", x), ("grad", grad))
     problem = _problem.grad_weight(x.shape, grad.shape, kernel_size, stride=stride, padding=padding, output_padding=output_padding,
                                    dilation=dilation, groups=groups, layout=layout)  # fmt: skip
+    check_memory(problem.spec.weight_shape, dtype.itemsize, problem.spec)
     w = result(out, problem.spec.weight_shape, x.dtype, [x, grad], problem.spec)
     kernel, count = kernel_for(algorithm), thread_count(threads)
     core = core_problem(problem)

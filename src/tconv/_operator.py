@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _problem
 from ._functional import Prepared, into, key, prepare, words_key
-from ._runtime import Array, as_array, check_bias, compute_dtype, kernel_for, readable, result, same_dtype, thread_count
+from ._runtime import Array, as_array, check_bias, compute_dtype, get_num_threads, kernel_for, readable, result, same_dtype, thread_count
 from ._spec import Spec, pairs
 
 _PLANS = 64  # input shapes whose plans an operator keeps
@@ -71,15 +71,18 @@ class Operator:
 
     def _run(self, value: Any, forward: bool, input_size: Any, out: Array | None) -> Array:
         name = "x" if forward else "grad"
-        array = as_array(name, value)
-        same_dtype(("w", self._w), (name, array))
-        threads = thread_count(self._threads)
-        call = (array.shape, forward, key("input_size", input_size), threads)
+        array = value if type(value) is np.ndarray else as_array(name, value)
+        if array.dtype != self._w.dtype:
+            same_dtype(("w", self._w), (name, array))
+        call = (array.shape, forward, key("input_size", input_size), self._threads or get_num_threads())
         prepared = self._plans.get(call) or self._plan(call)
-        problem, stencil = prepared
-        target = result(out, problem.output_shape if forward else problem.input_shape, array.dtype, [array], problem.spec)
+        target = result(out, prepared.shape, array.dtype, [array], prepared.problem.spec)
         packed, bias = self._weights(prepared, forward), self._bias if forward else None
-        return into(target, self._dtype, lambda to: stencil.run(readable(array, self._dtype), packed, bias, to))
+        x = readable(array, self._dtype)
+        if out is None and array.dtype == self._dtype:
+            prepared.stencil.run(x, packed, bias, target)
+            return target
+        return into(target, self._dtype, lambda to: prepared.stencil.run(x, packed, bias, to))
 
     def _plan(self, call: tuple[Any, ...]) -> Prepared:
         shape, forward, input_size, threads = call

@@ -146,7 +146,10 @@ def as_array(name: str, value: Any) -> Array:
 
 def usable(array: Array, dtype: np.dtype[Any]) -> bool:
     """Whether the core can use the array as it lies: dtype, byte order, alignment, strides of whole elements."""
-    return array.dtype == dtype and array.flags.aligned and not any(s % array.itemsize for s in array.strides)
+    if array.dtype != dtype:
+        return False
+    flags = array.flags
+    return flags.aligned and (flags.c_contiguous or not any(s % array.itemsize for s in array.strides))
 
 
 def readable(array: Array, dtype: np.dtype[Any]) -> Array:
@@ -165,7 +168,6 @@ def check_bias(bias: Any, channels: int, like: Array) -> Array:
 def result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Iterable[Array], problem: object) -> Array:
     """Where the result goes: a new array, or `out` once it is known to be fit for it."""
     if out is None:
-        check_memory(shape, dtype.itemsize, problem)
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):
         raise ArgumentError("out", type(out).__name__, "must be a NumPy array", problem)

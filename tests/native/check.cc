@@ -105,7 +105,7 @@ void check(const Spec& spec, const Isa& isa, int line) {
     }
   }
   std::vector<T> grad(nw);
-  grad_weight<T>(spec, isa.kernels<T>(), xv, dyv, dense<T>(grad.data(), 0, spec.out_channels / spec.groups, d.taps), int(pick(1, 3)));
+  grad_weight<T>(spec, isa, xv, dyv, dense<T>(grad.data(), 0, spec.out_channels / spec.groups, d.taps), int(pick(1, 3)));
   compare(grad, dw, dwa, "grad_weight", isa.name, Method::automatic, line);
 }
 
