@@ -250,8 +250,9 @@ Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
 Box Boxes::operator()(const Plan& p, i64 index) const {
   Box b;
   for (int i = 2; i >= 0; --i) {
-    b.at[i] = index % along[i] * p.axis[i].box;
-    b.size[i] = std::min(p.axis[i].box, p.axis[i].count - b.at[i]);
+    const i64 turn = index % along[i], count = p.axis[i].count;  // pieces that differ by one at most: threads end together
+    b.at[i] = turn * count / along[i];
+    b.size[i] = (turn + 1) * count / along[i] - b.at[i];
     index /= along[i];
   }
   b.batch = index * p.box_batch;
