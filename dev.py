@@ -2,7 +2,7 @@
 """Every command of this checkout, from a bare Python and a C++ compiler: `python3 dev.py demo`, `python3 dev.py test`, ...
 
 Standard library only, and readable by Python 3.8, so that an old Python gets a sentence instead of a syntax error.
-All it creates lies in the checkout: the environments `.venv*` and `build/`.
+All it creates lies in the checkout, where git ignores it: environments `.venv*`, `build/` with pip's cache, caches of tools, results.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent
 OLDEST = (3, 11)
 PHOTOS = (".jpg", ".png")
+CACHES = {"PIP_CACHE_DIR": "pip", "UV_CACHE_DIR": "uv", "VIRTUALENV_OVERRIDE_APP_DATA": "virtualenv", "KERAS_HOME": "keras"}  # in build/
 
 
 class Refusal(Exception):
@@ -136,8 +137,12 @@ def sizes(arguments):
 
 def everything(arguments):
     """test, frameworks, lint, types, imports, docs and sizes"""
+    start = time.monotonic()
     for command in (test, frameworks, lint, types, imports, docs, sizes):
+        print(f"== {command.__name__}", flush=True)
         command([])
+    minutes, seconds = divmod(int(time.monotonic() - start), 60)
+    print(f"== all passed in {minutes} min {seconds} s")
 
 
 COMMANDS = {command.__name__: command for command in (demo, test, frameworks, lint, types, imports, docs, sanitize, neon, bench, sizes)}
@@ -313,6 +318,8 @@ def main(words):
         for name, command in COMMANDS.items():
             print(f"  {name:<11} {command.__doc__}")
         return 0 if not words or words[0] in ("-h", "--help", "help") else 2
+    for name, folder in CACHES.items():
+        os.environ.setdefault(name, str(ROOT / "build" / folder))
     COMMANDS[words[0]](words[1:])
     return 0
 

@@ -32,7 +32,7 @@ def facts() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "flags": sorted(f for f in flags[1].split() if _FLAGS.fullmatch(f)) if flags else [],
         "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
 

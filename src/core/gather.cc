@@ -171,12 +171,14 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
     taps *= axis[i].kernel;
   }
   cut = axis[0].out_size > 1 ? 0 : axis[1].out_size > 1 ? 1 : 2;
-  // Slabs whose inputs and sums of one block fit the caches.
+  // Slabs whose inputs and sums of one block fit the caches. In floating point: strides may be any 62-bit number.
   const i64 per_output = axis[0].out_size * axis[1].out_size * axis[2].out_size / axis[cut].out_size;
   const i64 per_input = axis[0].in_size * axis[1].in_size * axis[2].in_size / axis[cut].in_size;
-  const i64 inputs_per_output = std::max<i64>(1, axis[cut].in_stride);
-  const i64 step = even(axis[cut].out_size, std::max<i64>(axis[cut].out_stride, std::min(kSumsBytes / (per_output * block * element_bytes),
-                                            axis[cut].out_stride * kInputBytes / (per_input * channels * element_bytes * inputs_per_output))));
+  const double by_sums = double(kSumsBytes) / (double(per_output) * double(block * element_bytes));
+  const double by_input = double(axis[cut].out_stride) * double(kInputBytes) /
+                          (double(per_input) * double(channels * element_bytes) * double(axis[cut].in_stride));
+  const double most = std::max(std::min(by_sums, by_input), double(axis[cut].out_stride));
+  const i64 step = even(axis[cut].out_size, i64(std::min(most, double(axis[cut].out_size))));
   i64 fewest[3];  // outputs of a class that fill a tile together with the other axes and images, about
   for (int i = 0; i < 3; ++i) {
     i64 others = batch;

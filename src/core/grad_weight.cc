@@ -24,7 +24,6 @@ struct Side {
   Plan plan;  // how its panels are packed; both sides have the same pitches, so that position f of one meets f of the other
   View<const T> from;
   i64 channels;
-  bool gaps;  // positions between rows must read as zero
 };
 
 // Panels of x that line up with those of dy: same extents, but one phase and no halo.
@@ -57,13 +56,12 @@ void one_group(const Kernels<T>& k, const Side<T>& rows, const Side<T>& lanes, O
   const i64 row_panel = rows.plan.planes * plan.plane, lane_panel = lanes.plan.planes * plan.plane * pitch;
   T* row_data = scratch<T>(0, row_panel * rows.channels);
   T* lane_data = scratch<T>(1, lane_panel);
-  T* sums = scratch<T>(2, count * rows.channels * pitch);
+  const i64 sum_count = plan.taps * rows.channels * pitch;  // of every tap: those that join nothing stay zero
+  T* sums = scratch<T>(2, sum_count);
   std::fill_n(lane_data, lane_panel, T(0));
-  if (!boxes.count()) std::fill_n(sums, count * rows.channels * pitch, T(0));
+  if (!boxes.count() || count < plan.taps) std::fill_n(sums, sum_count, T(0));
 
   const auto pack = [&](const Side<T>& side, const Box& box, i64 first, i64 channels, T* to, PanelPitch to_pitch) {
-    if (side.gaps)
-      for (i64 f = 0; f < box.lanes(plan); ++f) std::fill_n(to + f * to_pitch.position, channels, T(0));
     View<const T> from = side.from;
     from.data += first * from.stride[1];
     pack_panel(side.plan, k, from, channels, box, to, to_pitch);
@@ -94,7 +92,7 @@ void one_group(const Kernels<T>& k, const Side<T>& rows, const Side<T>& lanes, O
   const i64 kh = plan.axis[1].kernel, kw = plan.axis[2].kernel;
   parallel_for(rows.channels, threads, [&](i64 r) {
     for (i64 l = 0; l < lanes.channels; ++l)
-      for (i64 t = 0; t < count; ++t)
+      for (i64 t = 0; t < plan.taps; ++t)
         grad.data[r * o.row_stride + l * o.lane_stride + t / kw / kh * grad.stride[2] + t / kw % kh * grad.stride[3] +
                   t % kw * grad.stride[4]] = sums[(t * rows.channels + r) * pitch + l];
   });
@@ -107,7 +105,7 @@ void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T
   // One thread's boxes, whatever the number of threads: where the sums are cut decides their rounding.
   const Kernels<T>& k = isa.kernels<T>();
   const Plan plan(spec, Direction::grad_input, isa, 1, sizeof(T));
-  const Side<T> xs{aligned(plan, spec), x, plan.outputs, true}, dys{plan, dy, plan.channels, false};
+  const Side<T> xs{aligned(plan, spec), x, plan.outputs}, dys{plan, dy, plan.channels};
   const auto padding = [&](i64 channels) { return double(round_up(channels, k.lanes)) / double(channels); };
   const Orientation o = padding(plan.outputs) < padding(plan.channels) ? Orientation{true, grad.stride[1], grad.stride[0]}
                                                                        : Orientation{false, grad.stride[0], grad.stride[1]};

@@ -222,11 +222,11 @@ constexpr Kernels<T> make() {
 }  // namespace
 }  // namespace tconv
 
-// What an isa_<name>.cc holds: the two tables that the registry's line declares.
+// What an isa_<name>.cc holds: the two tables that the registry's line declares. Constants, so that loading them runs no code.
 #define TCONV_INSTANTIATE(name, lanes, registers)                                          \
   namespace tconv {                                                                        \
   extern const Kernels<float> name##_f32;                                                  \
   extern const Kernels<double> name##_f64;                                                 \
-  const Kernels<float> name##_f32 = make<float, lanes, registers>();                       \
-  const Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(); \
+  constexpr Kernels<float> name##_f32 = make<float, lanes, registers>();                       \
+  constexpr Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(); \
   }

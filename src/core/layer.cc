@@ -20,7 +20,8 @@ double cycles(const Plan& p, int lanes) {
       const double n = double(g.slots * p.block);
       rows += n * double(g.offsets.size()) * (n < 4 ? 4 / n : 1.0) * double(p.outputs) / double(p.block);
     }
-  const double moved = double(p.channels * p.planes) + 1.5 * double(p.outputs * p.axis[0].out_stride * p.axis[1].out_stride * p.axis[2].out_stride);
+  const double phases = double(p.axis[0].out_stride) * double(p.axis[1].out_stride) * double(p.axis[2].out_stride);
+  const double moved = double(p.channels * p.planes) + 1.5 * double(p.outputs) * phases;
   return double(p.groups) * vectors * (0.51 * rows * double(p.channels) + 2 * moved);
 }
 
@@ -37,11 +38,11 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, in
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
   const int lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   // Both orientations as one thread would run them: they round differently, and the choice must not hang on the number of threads.
-  const Plan by_positions(spec, dir, isa, 1, element_bytes);
-  double estimate = cycles(by_positions, lanes);
+  auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes);
+  double estimate = cycles(*by_positions, lanes);
   if (method != Method::automatic) {
     why = "asked for by name";
-  } else if (!plausible(by_positions)) {
+  } else if (!plausible(*by_positions)) {
     method = Method::positions;
     why = "lanes over positions: the problem is too long or has too few channels for lanes over channels";
   } else {
@@ -57,14 +58,16 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, in
   if (method == Method::channels)
     channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
   else
-    positions = std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes);
+    positions = threads == 1 ? std::move(by_positions) : std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes);
 }
 
 std::vector<i64> Layer::signature() const {
   std::vector<i64> found{channels != nullptr};
   if (positions)
-    for (const StencilAxis& a : positions->axis)
+    for (const StencilAxis& a : positions->axis) {
       for (const auto& range : a.out_phases) found.insert(found.end(), {range.first, range.second});
+      for (const Tap& t : a.taps) found.push_back(t.tap);
+    }
   return found;
 }
 

@@ -5,8 +5,10 @@
 #include <chrono>
 #include <condition_variable>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -67,7 +69,7 @@ class Pool {
   std::mutex busy;  // held by the caller whose loop is running
 
   void run(Job& job, int helpers) {
-    grow(helpers);
+    helpers = grow(helpers);
     const bool may_spin = helpers < int(std::thread::hardware_concurrency());
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -75,8 +77,9 @@ class Pool {
       wanted_ = helpers;
       spin_.store(may_spin, std::memory_order_relaxed);
       generation_.fetch_add(1, std::memory_order_release);
+      for (int i = 0; i < helpers; ++i)
+        if (workers_[i]->asleep) workers_[i]->wake.notify_one();
     }
-    if (asleep_.load(std::memory_order_relaxed)) wake_.notify_all();
     job.work();
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -90,28 +93,47 @@ class Pool {
   }
 
  private:
-  void grow(int helpers) {
-    while (int(workers_.size()) < helpers) {
-      const int number = int(workers_.size());
-      workers_.emplace_back(&Pool::loop, this, number, generation_.load());
-      workers_.back().detach();  // they sleep until the process ends; joining at exit could hang in a forked child
-    }
+  struct Worker {
+    std::condition_variable wake;
+    bool asleep = false;  // under mutex_
+  };
+
+  // How many helpers there are: fewer than asked for where the system grants no more threads.
+  int grow(int helpers) {
+    while (int(workers_.size()) < helpers) try {
+        {
+          std::lock_guard<std::mutex> lock(mutex_);
+          workers_.push_back(std::make_unique<Worker>());
+        }
+        // Detached: they sleep until the process ends; joining at exit could hang in a forked child.
+        std::thread(&Pool::loop, this, int(workers_.size()) - 1, generation_.load()).detach();
+      } catch (const std::system_error&) {
+        workers_.pop_back();
+        return int(workers_.size());
+      }
+    return helpers;
   }
 
   void loop(int number, unsigned seen) {
-    for (;;) {
+    Worker* me;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      me = workers_[number].get();
+    }
+    for (bool wanted = true;;) {
       const auto fresh = [&] { return generation_.load(std::memory_order_acquire) != seen; };
-      const bool awake = spin_until(fresh, spin_.load(std::memory_order_relaxed));
+      const bool awake = spin_until(fresh, wanted && spin_.load(std::memory_order_relaxed));
       Job* job;
       {
         std::unique_lock<std::mutex> lock(mutex_);
         if (!awake) {
-          asleep_.fetch_add(1, std::memory_order_relaxed);
-          wake_.wait(lock, fresh);
-          asleep_.fetch_sub(1, std::memory_order_relaxed);
+          me->asleep = true;
+          me->wake.wait(lock, fresh);
+          me->asleep = false;
         }
         seen = generation_.load(std::memory_order_relaxed);
-        job = number < wanted_ ? job_ : nullptr;
+        wanted = number < wanted_;
+        job = wanted ? job_ : nullptr;
         if (job) inside_.fetch_add(1, std::memory_order_relaxed);
       }
       if (!job) continue;
@@ -124,26 +146,31 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  std::vector<std::thread> workers_;
+  std::condition_variable done_;
+  std::vector<std::unique_ptr<Worker>> workers_;  // changed by the caller that holds `busy`, under mutex_
   Job* job_ = nullptr;
   int wanted_ = 0;
-  std::atomic<int> inside_{0}, asleep_{0};
+  std::atomic<int> inside_{0};
   std::atomic<unsigned> generation_{0};
   std::atomic<bool> spin_{true};
 };
 
 // Never destroyed: a worker may still wait on it while the process exits.
-Pool*& pool() {
-  static Pool* instance = [] {
-#if defined(__unix__) || defined(__APPLE__)
-    // A forked child has none of the workers, and the locks may be held by threads it lacks: it starts a pool of its own.
-    pthread_atfork(nullptr, nullptr, [] { pool() = new Pool; });
-#endif
-    return new Pool;
-  }();
-  return instance;
+std::atomic<Pool*> the_pool{nullptr};
+
+Pool& pool() {
+  Pool* found = the_pool.load(std::memory_order_acquire);
+  if (found) return *found;
+  Pool* fresh = new Pool;
+  if (the_pool.compare_exchange_strong(found, fresh)) return *fresh;
+  delete fresh;
+  return *found;
 }
+
+#if defined(__unix__) || defined(__APPLE__)
+// A forked child has none of the workers, and the locks may be held by threads it lacks: it starts a pool of its own.
+const int forked = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
+#endif
 
 struct Buffer {
   static constexpr std::align_val_t kLine{64};
@@ -163,7 +190,7 @@ struct Buffer {
 void parallel_for(i64 tasks, int threads, void (*body)(void*, i64), void* context) {
   Job job{body, context, tasks};
   const int helpers = int(tasks < threads ? tasks : threads) - 1;
-  Pool& workers = *pool();
+  Pool& workers = pool();
   if (helpers > 0 && workers.busy.try_lock()) {
     std::lock_guard<std::mutex> release(workers.busy, std::adopt_lock);
     workers.run(job, helpers);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <new>
 
 namespace tconv {
 namespace {
@@ -15,10 +16,9 @@ constexpr i64 kUnitRows = 24;  // accumulator rows of a unit: a multiple of ever
 
 // The taps of one output phase of an axis.
 std::vector<Tap> taps_of(const StencilAxis& a, i64 phase) {
-  std::vector<Tap> found;
-  for (const Tap& t : a.taps)
-    if (t.out_phase == phase) found.push_back(t);
-  return found;
+  const auto begin = std::lower_bound(a.taps.begin(), a.taps.end(), phase, [](const Tap& t, i64 p) { return t.out_phase < p; });
+  const auto end = std::find_if(begin, a.taps.end(), [&](const Tap& t) { return t.out_phase != phase; });
+  return {begin, end};
 }
 
 i64 index_of(const std::vector<i64>& values, i64 value) {
@@ -105,29 +105,32 @@ void group_by_list(Unit& unit, const std::vector<PhaseOf>& phases) {
 // each run of such rows is a group that adds to the others' sums. (k9 s2: the four phases have 5x5, 5x4, 4x5 and 4x4 taps;
 // 16 offsets serve all four rows, 4 + 4 two rows, 1 a single one. `phases` come in an order that keeps such rows adjacent.)
 void group_by_offset(Unit& unit, const std::vector<PhaseOf>& phases) {
-  std::map<i64, std::vector<i64>> readers;  // offset -> slots
+  struct Reader {
+    i64 slot, tap;
+  };
+  std::map<i64, std::vector<Reader>> readers;  // offset -> who reads it
   for (i64 slot = 0; slot < i64(phases.size()); ++slot) {
+    const PhaseTaps& taps = phases[slot].taps;
     unit.slot[phases[slot].index] = slot;
-    for (i64 offset : phases[slot].taps.offsets) readers[offset].push_back(slot);
+    for (std::size_t t = 0; t < taps.offsets.size(); ++t) readers[taps.offsets[t]].push_back({slot, taps.taps[t]});
   }
-  std::map<std::pair<i64, i64>, std::vector<i64>> runs;  // (-slots, slot) -> offsets: the longest run first
-  for (const auto& [offset, slots] : readers)
-    for (std::size_t at = 0; at < slots.size();) {
-      std::size_t end = at + 1;
-      while (end < slots.size() && slots[end] == slots[end - 1] + 1) ++end;
-      runs[{-i64(end - at), slots[at]}].push_back(offset);
-      at = end;
+  std::map<std::pair<i64, i64>, RowGroup> runs;  // (-slots, slot): the longest run first
+  const auto run_of = [&](i64 slot, i64 slots) -> RowGroup& {
+    RowGroup& group = runs[{-slots, slot}];
+    group.slot = slot, group.slots = slots;
+    group.taps.resize(std::size_t(slots));
+    return group;
+  };
+  for (const auto& [offset, list] : readers)
+    for (std::size_t at = 0, end; at < list.size(); at = end) {
+      for (end = at + 1; end < list.size() && list[end].slot == list[end - 1].slot + 1;) ++end;
+      RowGroup& group = run_of(list[at].slot, i64(end - at));
+      group.offsets.push_back(offset);
+      for (std::size_t i = at; i < end; ++i) group.taps[i - at].push_back(list[i].tap);
     }
-  // The first group stores its sums and the others add: without a group of all rows an empty one clears them.
-  if (runs.empty() || -runs.begin()->first.first != i64(phases.size())) runs[{-i64(phases.size()), 0}];
-  for (const auto& [run, offsets] : runs) {
-    RowGroup group{run.second, -run.first, offsets, {}, !unit.groups.empty()};
-    for (i64 slot = group.slot; slot < group.slot + group.slots; ++slot) {
-      const PhaseTaps& taps = phases[slot].taps;
-      group.taps.emplace_back();
-      for (i64 offset : offsets)
-        group.taps.back().push_back(taps.taps[std::find(taps.offsets.begin(), taps.offsets.end(), offset) - taps.offsets.begin()]);
-    }
+  run_of(0, i64(phases.size()));  // of all rows, perhaps empty: the first group stores its sums and clears them, the others add
+  for (auto& [key, group] : runs) {
+    group.add = !unit.groups.empty();
     unit.groups.push_back(std::move(group));
   }
 }
@@ -193,16 +196,22 @@ StencilAxis::StencilAxis(const Axis& a, Direction direction) {
   out_stride = forward ? a.stride : 1;
   in_lo = forward ? 0 : a.lo;
   out_lo = forward ? a.lo : 0;
+  first = floor_div(out_lo, out_stride);
+  count = floor_div(out_lo + out_size - 1, out_stride) - first + 1;
   for (i64 t = 0; t < a.kernel; ++t) {
     const i64 at = t * a.dilation, phase = at % a.stride, shift = at / a.stride;
-    taps.push_back(forward ? Tap{t, phase, 0, shift} : Tap{t, 0, phase, -shift});
-    in_phases.push_back(taps.back().in_phase);
+    const Tap tap = forward ? Tap{t, phase, 0, shift} : Tap{t, 0, phase, -shift};
+    // A tap that the crop or a wide dilation leaves without work must not widen what a box reads.
+    const i64 low = ceil_div(in_lo - tap.in_phase, in_stride) + tap.shift, high = floor_div(in_lo + in_size - 1 - tap.in_phase, in_stride) + tap.shift;
+    if (std::max(low, first) <= std::min(high, first + count - 1)) taps.push_back(tap);
   }
+  std::stable_sort(taps.begin(), taps.end(), [](const Tap& x, const Tap& y) { return x.out_phase < y.out_phase; });
+  for (const Tap& t : taps) in_phases.push_back(t.in_phase);
+  if (taps.empty()) in_phases.push_back(0);
   std::sort(in_phases.begin(), in_phases.end());
   in_phases.erase(std::unique(in_phases.begin(), in_phases.end()), in_phases.end());
-  const auto by_shift = [](const Tap& x, const Tap& y) { return x.shift < y.shift; };
-  shift_min = std::min_element(taps.begin(), taps.end(), by_shift)->shift;
-  shift_max = std::max_element(taps.begin(), taps.end(), by_shift)->shift;
+  shift_min = shift_max = taps.empty() ? 0 : taps[0].shift;
+  for (const Tap& t : taps) shift_min = std::min(shift_min, t.shift), shift_max = std::max(shift_max, t.shift);
   const i64 lead = out_lo - floor_div(out_lo, out_stride) * out_stride, end = lead + out_size;
   if (out_size >= out_stride)
     out_phases = {{0, out_stride}};
@@ -210,8 +219,6 @@ StencilAxis::StencilAxis(const Axis& a, Direction direction) {
     out_phases = {{lead, end}};
   else
     out_phases = {{0, end - out_stride}, {lead, out_stride}};
-  first = floor_div(out_lo, out_stride);
-  count = floor_div(out_lo + out_size - 1, out_stride) - first + 1;
 }
 
 Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
@@ -234,6 +241,9 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   // An odd number of lines: planes a power of two apart would compete for the same sets of the first-level cache.
   plane = round_up(box_batch * axis[0].extent * axis[1].extent * axis[2].extent + shared, 16) | 16;
   panel = channels * planes * plane + kSlack;
+  double exact = double(channels) * double(planes) * double(box_batch);  // extents are each within 62 bits, their product may not be
+  for (const StencilAxis& a : axis) exact *= double(a.extent);
+  if (exact > 1e17) throw std::bad_alloc();
   make_units(*this);
   const auto height = [&](i64 rows, i64 depth) { return element_bytes == 8 ? tile_rows(*isa.f64, rows, depth) : tile_rows(*isa.f32, rows, depth); };
   for (Unit& unit : units)

@@ -40,7 +40,7 @@ struct StencilAxis {
   StencilAxis(const Axis& axis, Direction direction);
 
   i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
-  std::vector<Tap> taps;
+  std::vector<Tap> taps;       // those that join an input to an output that exists, by output phase
   std::vector<i64> in_phases;                    // those that some tap reads
   std::vector<std::pair<i64, i64>> out_phases;   // those that some output has, as ranges [begin, end): one, or two if they wrap
   i64 first, count;            // the positions q = first .. first + count - 1
@@ -53,7 +53,7 @@ struct RowGroup {
   i64 slot, slots;                           // phases slot .. slot + slots - 1 of the unit
   std::vector<i64> offsets;                  // in the panel, one a tap
   std::vector<std::vector<i64>> taps;        // [phase of the group][tap]: index into the kernel
-  bool add;                                  // to sums of an earlier group
+  bool add = false;                          // to sums of an earlier group
   int height = 0, last_height = 0;           // of the tiles, for a block of channels and for the last block
   i64 weights_before = 0;                    // packed weights of the unit's earlier groups, per (channel, m)
 };

@@ -91,7 +91,8 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
   panel += skipped, acc += skipped;
   for (const RowGroup& g : unit.groups) {
     const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = p.height(g, b);
-    const i64 part = even(p.channels, kTerms / std::max<i64>(taps, 1));  // channels added up in one go
+    // Channels added up in one go, or a part of the taps of one channel.
+    const i64 part = even(p.channels, kTerms / std::max<i64>(taps, 1)), taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
     for (i64 r = 0; r < rows; r += height) {
       const i64 tall = std::min(height, rows - r);
       i64 most = kMaxVecs;
@@ -100,9 +101,11 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
       const T* w = weights + (g.weights_before * outputs + r * taps) * p.channels;
       T* out = acc + (g.slot * outputs + r) * pitch;
       for (i64 c = 0; c < std::max<i64>(p.channels * (taps > 0), 1); c += part)
-        for (i64 v = 0; v < vectors; v += wide)
-          k.tile[tall][std::min(wide, vectors - v)](std::min(part, p.channels - c), channel, taps, g.offsets.data(), w + c * taps * tall,
-                                                    panel + c * channel + v * k.lanes, out + v * k.lanes, pitch, g.add || c > 0);
+        for (i64 t = 0; t < std::max<i64>(taps, 1); t += taps_part)
+          for (i64 v = 0; v < vectors; v += wide)
+            k.tile[tall][std::min(wide, vectors - v)](std::min(part, p.channels - c), channel, std::min(taps_part, taps - t),
+                                                      g.offsets.data() + t, w + (c * taps + t) * tall, panel + c * channel + v * k.lanes,
+                                                      out + v * k.lanes, pitch, g.add || c > 0 || t > 0);
     }
   }
 }
@@ -191,9 +194,12 @@ void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, i64
             for (i64 zh = 0; zh < h.extent; ++zh) {
               const i64 id = start(0) + pd + zd * d.in_stride, ih = start(1) + ph + zh * h.in_stride;
               const bool outside = id < 0 || id >= d.in_size || ih < 0 || ih >= h.in_size || zd >= needed(0) || zh >= needed(1);
-              const i64 at = (box.batch + n) * in.stride[0] + id * in.stride[2] + ih * in.stride[3] + (start(2) + pw) * in.stride[4];
-              pack_row(k, outside ? in.data : in.data + at, in.stride[1], in.stride[4] * w.in_stride,
-                       outside ? Inside(0, 1, 0, w.extent) : inside, channels, w.extent, to + p.lane(n, zd, zh) * pitch.position, pitch);
+              const Inside row = outside ? Inside(0, 1, 0, w.extent) : inside;
+              const T* from = in.data;  // of the first column, which need not exist; none is read where no column does
+              if (row.end > row.begin)
+                from += (box.batch + n) * in.stride[0] + id * in.stride[2] + ih * in.stride[3] + (start(2) + pw) * in.stride[4];
+              pack_row(k, from, in.stride[1], in.stride[4] * w.in_stride, row, channels, w.extent, to + p.lane(n, zd, zh) * pitch.position,
+                       pitch);
             }
         const i64 end = p.lane(box.batches, 0, 0);
         pack_row(k, in.data, 0, 0, Inside(0, 1, 0, p.plane - end), channels, p.plane - end, to + end * pitch.position, pitch);
