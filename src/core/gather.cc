@@ -235,16 +235,25 @@ double cycles(const Gather& g) {
 }
 
 template <class T>
-void pack_weights(const Gather& g, View<const T> weight, i64 group_stride, T* packed) {
+void pack_weights(const Gather& g, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  const i64 kh = g.axis[1].kernel, kw = g.axis[2].kernel;
+  // Where a channel pair's taps are adjacent they are transposed as they lie.
+  const bool dense = weight.stride[4] == 1 && weight.stride[3] == kw && weight.stride[2] == kh * kw;
   parallel_for(g.groups * g.channels, g.threads, [&](i64 task) {
-    const i64 group = task / g.channels, c = task % g.channels, kh = g.axis[1].kernel, kw = g.axis[2].kernel;
+    const i64 group = task / g.channels, c = task % g.channels;
     const T* from = weight.data + group * group_stride + c * weight.stride[0];
-    for (i64 b = 0; b < g.blocks; ++b)
-      for (i64 t = 0; t < g.taps; ++t) {
-        const T* tap = from + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] + t % kw * weight.stride[4];
-        T* to = packed + (((group * g.blocks + b) * g.taps + t) * g.channels + c) * g.block;
-        for (i64 m = b * g.block; m < (b + 1) * g.block; ++m) *to++ = m < g.outputs ? tap[m * weight.stride[1]] : T(0);
-      }
+    for (i64 b = 0; b < g.blocks; ++b) {
+      T* to = packed + ((group * g.blocks + b) * g.taps * g.channels + c) * g.block;
+      const i64 first = b * g.block, lanes = std::min(g.block, g.outputs - first), pitch = g.channels * g.block;
+      if (dense)
+        k.transpose(from + first * weight.stride[1], weight.stride[1], to, pitch, lanes, g.taps, nullptr);
+      else
+        for (i64 t = 0; t < g.taps; ++t)
+          for (i64 m = 0; m < lanes; ++m)
+            to[t * pitch + m] = from[(first + m) * weight.stride[1] + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] +
+                                     t % kw * weight.stride[4]];
+      for (i64 t = 0; t < g.taps && lanes < g.block; ++t) std::fill(to + t * pitch + lanes, to + t * pitch + g.block, T(0));
+    }
   });
 }
 
@@ -294,7 +303,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
 }
 
 #define TCONV_GATHER(T)                                                \
-  template void pack_weights<T>(const Gather&, View<const T>, i64, T*); \
+  template void pack_weights<T>(const Gather&, const Kernels<T>&, View<const T>, i64, T*); \
   template void run<T>(const Gather&, const Kernels<T>&, View<const T>, const T*, const T*, View<T>);
 TCONV_GATHER(float)
 TCONV_GATHER(double)

@@ -58,7 +58,7 @@ struct Gather {
 double cycles(const Gather& plan);
 
 template <class T>
-void pack_weights(const Gather& plan, View<const T> weight, i64 group_stride, T* packed);
+void pack_weights(const Gather& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T>
 void run(const Gather& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const T* bias, View<T> out);

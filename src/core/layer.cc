@@ -76,7 +76,7 @@ template <class T>
 void Layer::pack(View<const T> weight, T* packed) const {
   const i64 group_stride = weight.stride[0] * channels_per_group;
   if (direction == Direction::grad_input) std::swap(weight.stride[0], weight.stride[1]);
-  channels ? pack_weights<T>(*channels, weight, group_stride, packed)
+  channels ? pack_weights<T>(*channels, isa.kernels<T>(), weight, group_stride, packed)
            : pack_weights<T>(*positions, weight, group_stride, packed);
 }
 
