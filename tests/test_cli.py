@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import resource
 import signal
 import struct
@@ -262,7 +263,9 @@ def test_progress_is_shown_to_people_only(small: Path, variables: dict[str, str]
         done = subprocess.run([*command, *words], stdout=subprocess.PIPE, stderr=theirs, timeout=120, check=True,
                               env={**plain, "TERM": "xterm", **variables})  # fmt: skip
         os.write(theirs, b"end")
-        assert (b"\x1b" in os.read(ours, 100000)) == expected
+        shown = os.read(ours, 100000)
+        assert (b"\x1b" in shown) == (not words)
+        assert bool(re.search(rb"\x1b\[[\d;]*?\b(3[0-8]|9[0-7])[;m]", shown)) == expected, "colour, or the lack of it"
         assert b"\x1b" not in done.stdout
 
 
@@ -307,6 +310,14 @@ def test_shape_of_a_framework_s_words() -> None:
 def test_shape_of_many_phases_is_short() -> None:
     lines = succeeds("shape", "i5 k1024 s256").splitlines()
     assert len(lines) < 20 and lines[-1] == "axis 0: 248 more phases (all of them with --json)"
+    assert succeeds("shape", "i5 k3 s10000000").splitlines()[-1] == "axis 0: 9999992 more phases (all of them with --json)"
+    fails(2, "stride=10000000: has more phases than JSON is written for, 1000000", "shape", "i5 k3 s10000000", "--json")
+
+
+def test_shape_of_a_line_without_quotes() -> None:
+    line = "n16 c256:128 i8x8 k4 s2 p1:-1"
+    assert succeeds("shape", *line.split(), "--inputs-of", "3x4") == succeeds("shape", line, "--inputs-of", "3x4")
+    assert succeeds("shape", *line.split()).splitlines()[0] == line
 
 
 @pytest.mark.parametrize("arguments, text", [
@@ -330,7 +341,8 @@ def test_convert_is_that_of_the_library() -> None:
     answer = convert("torch", "keras", kernel_size=4, stride=2, padding=1, input_size=(8, 8))
     assert succeeds("convert", "--from", "torch", "--to", "keras", *words).rstrip("\n") == str(answer)
     assert json.loads(succeeds("convert", "--from", "torch", "--to", "keras", *words, "--json")) == json.loads(json.dumps(answer.to_dict()))
-    fails(2, "nonsense", "convert", "--from", "nonsense", "--to", "keras", *words)
+    fails(2, "from='nonsense': must be one of torch, onnx", "convert", "--from", "nonsense", "--to", "keras", *words)
+    fails(2, "to='nonsense': must be one of torch, onnx", "convert", "--from", "torch", "--to", "nonsense", *words)
 
 
 def test_info() -> None:

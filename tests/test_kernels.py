@@ -58,8 +58,8 @@ def test_the_force_takes(kernel):
 
 
 @pytest.mark.parametrize("words", [{}, {"algorithm": "auto"}, {"algorithm": "direct"}])
-def test_left_alone_it_chooses_a_registered_kernel(words):
-    assert tconv.Operator(np.ones((1, 1, 2), "float32"), **words).kernel in KERNELS
+def test_left_alone_it_chooses_the_best_kernel(words):
+    assert tconv.Operator(np.ones((1, 1, 2), "float32"), **words).kernel == KERNELS[0]
 
 
 @pytest.mark.parametrize("name", ["direct_mmx", "", "AUTO", "direct_", "direct_avx2 ", None, 3, b"auto"])

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The three operators, `Operator` and `stamp` by value: random geometries, views, `out`, guard bytes, NaN probes, algebra."""
 
+import copy
 import dataclasses
+import pickle
 from itertools import product
 
 import definition
@@ -301,7 +303,7 @@ def test_signed_zero_and_subnormals_survive():
     x = np.array([[np.finfo("float32").smallest_subnormal, np.finfo("float32").tiny]], "float32")
     y = tconv.conv_transpose(x, np.array([[[1.0, 2.0]]], "float32"), stride=2)
     np.testing.assert_array_equal(y, [[x[0, 0], 2 * x[0, 0], x[0, 1], 2 * x[0, 1]]])
-    with np.errstate(over="ignore"):
+    with np.errstate(over="raise"):  # what leaves float16's range becomes infinity without a warning
         assert tconv.conv_transpose(np.full((1, 3), 65504, "float16"), np.full((1, 1, 1), 2, "float16"))[0, 0] == np.inf
 
 
@@ -334,6 +336,50 @@ def test_an_operator_serves_any_input_size_and_batch():
         judge = Judge(p, (x, weight.w, grad, weight.bias))
         judge.check("forward", operator(judge.x), "Operator")
     judge.check("forward", operator(judge.x), "Operator")
+
+
+@pytest.mark.parametrize("remake", [copy.copy, copy.deepcopy, lambda operator: pickle.loads(pickle.dumps(operator))])
+@pytest.mark.parametrize("dtype", ["float32", ml_dtypes.bfloat16])
+def test_an_operator_survives_pickle_and_copy(remake, dtype):
+    judge = Judge(dataclasses.replace(LAYERS[2], dtype=dtype))
+    operator = tconv.Operator(judge.w, judge.bias, **judge.problem.words, threads=1)
+    x, grad = judge.problem.arranged(judge.x), judge.problem.arranged(judge.grad)
+    before = remake(operator)
+    expected, back = operator(x), operator.T(grad)
+    for other in (before, remake(operator), remake(remake(operator))):
+        assert repr(other) == repr(operator)
+        assert_same_bits(other(x), expected)
+        assert_same_bits(other.T(grad), back)
+        assert not other.weight.flags.writeable
+
+
+def test_an_operator_honours_the_output_size_both_ways():
+    """Without output_padding or output_size, 10 and 11 both come from 5: the operator asked for 11."""
+    rng = np.random.default_rng(8)
+    x, w, grad = rng.normal(size=(2, 3, 5)), rng.normal(size=(3, 2, 4)), rng.normal(size=(2, 2, 11))
+    operator = tconv.Operator(w, stride=2, padding=1, output_size=11)
+    np.testing.assert_array_equal(operator(x), tconv.conv_transpose(x, w, stride=2, padding=[(1, 0)]))
+    np.testing.assert_array_equal(operator.T(grad), tconv.conv_transpose_grad_input(grad, w, 5, stride=2, padding=[(1, 0)]))
+    np.testing.assert_allclose((grad * operator(x)).sum(), (operator.T(grad) * x).sum(), rtol=1e-12)
+    with pytest.raises(tconv.ArgumentError, match=r"output_size=11: must equal the size of grad, \(10,\)"):
+        operator.T(grad[..., 1:])
+
+
+def test_an_operator_prints_what_it_is():
+    text = repr(tconv.Operator(np.ones((2, 3, 4)), np.ones(3), stride=2, output_size=11, threads=3))
+    assert text == ("Operator(w(2, 3, 4) float64, bias=True, stride=2, padding=0, output_padding=0, dilation=1, groups=1, "
+                    f"layout='channels_first', output_size=11, threads=3, kernel={tconv.kernels()[0]!r})")  # fmt: skip
+    assert "bias=False" in repr(tconv.Operator(np.ones((2, 3, 4))))
+
+
+def test_a_single_kernel_size_means_arrays_with_a_batch_axis():
+    """(C, H, W) and (N, C, L) look alike; the length of kernel_size tells them apart."""
+    rng = np.random.default_rng(9)
+    x, grad = rng.normal(size=(2, 5, 5)), rng.normal(size=(2, 11, 11))
+    as_1d, as_2d = (tconv.conv_transpose_grad_weight(x, grad, k, stride=2) for k in ((3,), (3, 3)))
+    np.testing.assert_array_equal(tconv.conv_transpose_grad_weight(x, grad, 3, stride=2), as_1d)
+    np.testing.assert_allclose(as_1d, np.einsum("nci,nodi->cod", x, np.stack([grad[..., t : t + 9 : 2] for t in range(3)], 2)), rtol=1e-12)
+    np.testing.assert_array_equal(as_2d, tconv.conv_transpose_grad_weight(x[None], grad[None], 3, stride=2))
 
 
 def test_an_operator_owns_its_weights():

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The geometry, held against brute force over all (input, tap) pairs, and its one-line text."""
 
+import copy
+import pickle
+import time
+from itertools import islice
+
 import definition
 import pytest
 from hypothesis import given
@@ -44,6 +49,7 @@ def test_which_inputs_reach_an_output(axis):
     found = meetings(axis)
     for output in range(axis.output):
         assert list(axis.inputs_of(output)) == sorted(i for i, _, o in found if o == output), output
+    assert not any(axis.inputs_of(output) for output in (*range(-9, 0), *range(axis.output, axis.output + 9)))
 
 
 @given(axes())
@@ -51,6 +57,7 @@ def test_which_outputs_an_input_reaches(axis):
     found = meetings(axis)
     for index in range(axis.size):
         assert list(axis.outputs_of(index)) == [o for i, _, o in found if i == index], index
+    assert not any(axis.outputs_of(index) for index in (*range(-9, 0), *range(axis.size, axis.size + 9)))
 
 
 @given(axes(), st.data())
@@ -67,7 +74,7 @@ def test_the_inputs_that_a_block_of_outputs_needs(axis, data):
 
 @given(axes())
 def test_phases_part_the_outputs_and_list_every_tap_once(axis):
-    phases = axis.phases()
+    phases = list(axis.phases())
     assert [p.index for p in phases] == list(range(axis.stride))
     assert sorted(o for p in phases for o in p.outputs) == list(range(axis.output))
     found = set()
@@ -77,6 +84,16 @@ def test_phases_part_the_outputs_and_list_every_tap_once(axis):
             assert remainder == 0
             found |= {(position - shift, tap, output) for tap, shift in phase.taps if 0 <= position - shift < axis.size}
     assert found == set(meetings(axis))
+
+
+def test_a_huge_problem_is_counted_at_once():
+    started = time.monotonic()
+    (axis,) = Spec.parse("i5 k3 s10000000").axes
+    assert [phase.taps for phase in islice(axis.phases(), 4)] == [((0, 0),), ((1, 0),), ((2, 0),), ()]
+    assert axis.phase(9_999_999).outputs == range(9_999_999, axis.output, 10**7)
+    assert Axis(10**9, 3, 2, lo=1, hi=1).pairs() == 3 * 10**9 - 2
+    assert Axis(3, 10**9, 2, lo=1).pairs() == 3 * 10**9 - 1
+    assert time.monotonic() - started < 1
 
 
 @given(axes())
@@ -172,7 +189,8 @@ def test_same_gives_input_times_stride_with_the_smaller_half_first(size, kernel,
     ({"output_size": 8, "output_padding": 1}, "output_size", "together with output_padding"),
     ({"batch": -1}, "batch", "at least 0"), ({"in_channels": 0}, "in_channels", "at least 1"), ({"groups": 0}, "groups", "at least 1"),
     ({"groups": 2}, "groups", "must divide in_channels=3"), ({"groups": 3}, "groups", "must divide out_channels=4"),
-    ({"stride": 2**62}, "input_size", "64 bits"), ({"stride": 10**10}, "output shape", "64 bits"),
+    ({"stride": 2**62}, "output size", "beyond 64 bits"), ({"stride": 2**70}, "output size", "beyond 64 bits"),
+    ({"stride": 2**70, "padding": [(0, 3 * 2**70)]}, "full output size", "64 bits"), ({"stride": 10**10}, "output shape", "64 bits"),
     ({"padding": -(10**10)}, "output shape", "64 bits"), ({"in_channels": 2**62}, "input shape", "64 bits"),
 ])  # fmt: skip
 def test_a_bad_argument_is_named(arguments, argument, rule):
@@ -193,6 +211,25 @@ def test_an_error_holds_its_parts():
     assert (caught.value.argument, caught.value.value, caught.value.rule) == ("groups", 4, "must divide in_channels=6")
     assert caught.value.problem == "c6:4 g4 i8x8 k4"
     assert str(caught.value) == "groups=4: must divide in_channels=6 [problem: c6:4 g4 i8x8 k4]"
+
+
+def test_an_error_survives_pickle_and_copy():
+    for error in (ArgumentError("stride", 0, "must be at least 1", Spec.build(4, 3)), ArgumentError("w", (1, 2), "is odd")):
+        for other in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+            assert type(other) is ArgumentError
+            assert (str(other), vars(other)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize(("make", "argument"), [
+    (lambda: Spec.parse(None), "problem"), (lambda: Spec.parse(["i8", "k4"]), "problem"), (lambda: Spec((Axis(5, 3, 0),)), "stride"),
+    (lambda: Spec((Axis(5.5, 3),)), "input_size"), (lambda: Spec((Axis(5, 3, lo=0.5),)), "padding"),
+    (lambda: Spec((Axis(5, 3),), 1.0), "batch"), (lambda: Spec((Axis(5, 3),), groups="1"), "groups"),
+    (lambda: Spec.build({5, 6}, 3), "input_size"), (lambda: Spec.build((5, 6), {3: 4}), "kernel_size"),
+])  # fmt: skip
+def test_what_is_no_integer_or_text_is_refused(make, argument):
+    with pytest.raises(ArgumentError) as caught:
+        make()
+    assert caught.value.argument == argument
 
 
 def test_numbers_of_other_types_are_integers():

@@ -66,9 +66,8 @@ def test_the_same_bits_from_every_kernel(kernel):
 
 @pytest.fixture
 def thread_setting():
-    before = tconv.get_num_threads()
     yield
-    tconv.set_num_threads(before)
+    tconv.set_num_threads(None)
 
 
 @pytest.mark.usefixtures("thread_setting")

@@ -53,7 +53,7 @@ struct Problem {
     require(batched || batch == 1, "arrays without a batch axis hold one image");
     spec.batch = batch, spec.in_channels = in_channels, spec.out_channels = out_channels, spec.groups = groups;
     i64 in = times(std::max<i64>(batch, 1), in_channels), out = times(std::max<i64>(batch, 1), out_channels);
-    i64 taps = times(in_channels, out_channels);
+    i64 taps = times(in_channels, out_channels / groups);
     for (std::size_t i = 0; i < n; ++i) {
       Axis& a = spec.axis[3 - n + i];
       a = {size[i], kernel[i], stride[i], dilation[i], crop[i].first, crop[i].second};
@@ -62,7 +62,6 @@ struct Problem {
       require(times(a.size, a.stride) < kLimit / 4 && times(a.kernel, a.dilation) < kLimit / 4, "sizes overflow 64 bits");
       require(a.output() >= 1 && a.output() < kLimit, "the crop must leave at least one output");
       in = times(in, a.size), out = times(out, a.output()), taps = times(taps, a.kernel);
-      if (a.size == 1) a.stride = std::min(a.stride, a.dilation * (a.kernel - 1) + 1);  // one stamp: any larger stride means the same
     }
     require(in < kLimit / 8 && out < kLimit / 8 && taps < kLimit / 8, "arrays overflow 64 bits");
   }

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from .conventions import convert as _convert
 
 _SCALES = range(2, 9)
 _SHOWN_PHASES = 8  # a stride of 256 has 256 phases; the JSON has them all
+_MOST_PHASES = 10**6  # in the JSON
 
 Words = Annotated[str, Parameter(allow_leading_hyphen=True)]  # a value that may be negative
 
@@ -95,7 +96,7 @@ def upscale(
 @contextlib.contextmanager
 def _progress(wanted: bool, rows: int) -> Iterator[Callable[[int], None]]:
     """A bar of output rows on stderr, where a person sees it; yields what takes the number of new rows."""
-    if not wanted or not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
+    if not wanted or not sys.stderr.isatty():
         yield lambda rows: None
         return
     from rich.console import Console
@@ -114,17 +115,17 @@ def _progress(wanted: bool, rows: int) -> Iterator[Callable[[int], None]]:
 
 
 @app.command
-def shape(problem: str | None = None, /, *, source: Annotated[str | None, Parameter("--from")] = None, inputs_of: Words | None = None,
+def shape(*problem: str, source: Annotated[str | None, Parameter("--from")] = None, inputs_of: Words | None = None,
           outputs_of: Words | None = None, json: bool = False, **arguments: Words) -> None:  # fmt: skip
     """Sizes of a layer, its stride phases, its cost, and which inputs reach which outputs.
 
-    The layer is one line, as in "n16 c256:128 i8x8 k4 s2 p1" (batch, channels, input, kernel, stride, padding), or words:
+    The layer is one line, as in n16 c256:128 i8x8 k4 s2 p1 (batch, channels, input, kernel, stride, padding), or words:
     --input-size 8x8 --kernel-size 4 --stride 2 --padding 1, where 8x8 is one number per axis and 1:0 a (lo, hi) pair.
 
     Parameters
     ----------
     problem
-        The layer as one line of text.
+        The layer as one line of text, quoted or not.
     source
         The framework whose words the arguments are; without it they are tconv's own.
     inputs_of
@@ -136,9 +137,10 @@ def shape(problem: str | None = None, /, *, source: Annotated[str | None, Parame
     arguments
         The layer in words.
     """
-    if (problem is None) == (not arguments and source is None):
-        raise ArgumentError("problem", problem, "give either one line, or words such as --input-size 8x8 --kernel-size 4, and not both")
-    spec = _spec(source, _values(arguments)) if problem is None else Spec.parse(problem)
+    line = " ".join(problem) if problem else None
+    if (line is None) == (not arguments and source is None):
+        raise ArgumentError("problem", line, "give either one line, or words such as --input-size 8x8 --kernel-size 4, and not both")
+    spec = _spec(source, _values(arguments)) if line is None else Spec.parse(line)
     reach = {}
     if inputs_of is not None:
         reach[f"inputs of output {inputs_of}"] = _reach("inputs_of", inputs_of, spec, spec.output_size, Axis.inputs_of)
@@ -155,6 +157,8 @@ def _reach(name: str, text: str, spec: Spec, size: tuple[int, ...], rule: Callab
 
 
 def _shape_facts(spec: Spec, reach: dict[str, list[range]]) -> dict[str, Any]:
+    if max(spec.stride) > _MOST_PHASES:
+        raise ArgumentError("stride", max(spec.stride), f"has more phases than JSON is written for, {_MOST_PHASES}", spec)
     return {
         "problem": str(spec), "input_shape": spec.input_shape, "weight_shape": spec.weight_shape, "output_shape": spec.output_shape,
         "output_size": spec.output_size, "full_size": spec.full_size, "crop": spec.crop, "macs": spec.macs,
@@ -174,12 +178,11 @@ def _shape_lines(spec: Spec, reach: dict[str, list[range]]) -> Iterator[str]:
     width = max(map(len, rows)) + 2
     yield from (f"{name:<{width}}{value}" for name, value in rows.items())
     for number, axis in enumerate(spec.axes):
-        phases = axis.phases()
-        for phase in phases[:_SHOWN_PHASES]:
+        for phase in islice(axis.phases(), _SHOWN_PHASES):
             taps = " ".join(str(tap.tap) for tap in phase.taps) or "none"
             yield f"axis {number}, phase {phase.index}: outputs {_span(phase.outputs)}, taps {taps}"
-        if len(phases) > _SHOWN_PHASES:
-            yield f"axis {number}: {len(phases) - _SHOWN_PHASES} more phases (all of them with --json)"
+        if axis.stride > _SHOWN_PHASES:
+            yield f"axis {number}: {axis.stride - _SHOWN_PHASES} more phases (all of them with --json)"
 
 
 def _span(positions: range) -> str:
@@ -207,7 +210,7 @@ def convert(*, source: Annotated[str, Parameter("--from")], target: Annotated[st
     arguments
         The layer in the source's words; 8x8 is one number per axis, 1:0 a pair, 0,1,1,0 a list.
     """
-    answer = _convert(source, target, **_values(arguments))
+    answer = _convert(_framework("from", source), _framework("to", target), **_values(arguments))
     _print_json(answer.to_dict()) if json else print(answer)
 
 
@@ -231,9 +234,7 @@ def _values(words: dict[str, str]) -> dict[str, Any]:
 def _spec(source: str | None, words: dict[str, Any]) -> Spec:
     """The layer that a framework's words mean, or tconv's own where `source` is None."""
     if source is not None:
-        if source not in FRAMEWORKS:
-            raise ArgumentError("from", source, f"must be one of {', '.join(FRAMEWORKS)}")
-        return FRAMEWORKS[source].read(words).spec
+        return FRAMEWORKS[_framework("from", source)].read(words).spec
     known = inspect.signature(Spec.build).parameters
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in words:
@@ -243,6 +244,12 @@ def _spec(source: str | None, words: dict[str, Any]) -> Spec:
             listed = ", ".join(f"--{word.replace('_', '-')}" for word in known)
             raise ArgumentError(name, value, f"is not a word of tconv; the words are {listed}")
     return Spec.build(**words)
+
+
+def _framework(flag: str, name: str) -> str:
+    if name not in FRAMEWORKS:
+        raise ArgumentError(flag, name, f"must be one of {', '.join(FRAMEWORKS)}")
+    return name
 
 
 def _value(text: str) -> Any:

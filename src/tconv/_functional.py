@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _core, _problem
 from ._problem import Problem
 from ._runtime import (
     Array,
     as_array,
-    check_bias,
+    bias_array,
     check_memory,
     compute_dtype,
     kernel_for,
@@ -24,7 +24,7 @@ from ._runtime import (
     thread_count,
     usable,
 )
-from ._spec import ArgumentError, integer, is_single
+from ._spec import ArgumentError, Ints, Padding, integer, is_single
 
 
 class Prepared(NamedTuple):
@@ -36,10 +36,12 @@ class Prepared(NamedTuple):
 
 
 def core_problem(problem: Problem) -> _core.Problem:
-    """The core's own form of a problem."""
+    """The core's own form of a problem, where a stride of one input and a dilation of one tap, which mean nothing, are small."""
     spec = problem.spec
-    return _core.Problem(spec.batch, spec.in_channels, spec.out_channels, spec.groups, spec.input_size, spec.kernel_size, spec.stride,
-                         spec.dilation, spec.crop, problem.layout == "channels_last", problem.batched)  # fmt: skip
+    stride = [axis.stride if axis.size > 1 else min(axis.stride, axis.extent) for axis in spec.axes]
+    dilation = [axis.dilation if axis.kernel > 1 else 1 for axis in spec.axes]
+    return _core.Problem(spec.batch, spec.in_channels, spec.out_channels, spec.groups, spec.input_size, spec.kernel_size, stride, dilation,
+                         spec.crop, problem.layout == "channels_last", problem.batched)  # fmt: skip
 
 
 def prepare(problem: Problem, forward: bool, dtype: np.dtype[Any], kernel: str, threads: int) -> Prepared:
@@ -53,7 +55,7 @@ def key(name: str, value: Any) -> Any:
     """A word of a call as part of a cache's key: plain ints and tuples, so that 1.0 is never taken for a cached 1."""
     if value is None or type(value) is int or isinstance(value, str):
         return value
-    if isinstance(value, Iterable) and not is_single(value):
+    if not is_single(value):
         return tuple(key(name, v) for v in value)
     return integer(name, value)
 
@@ -78,15 +80,15 @@ def _backward(grad: tuple[int, ...], w: tuple[int, ...], input_size: Any, double
 
 
 def conv_transpose(
-    x: Any,
-    w: Any,
-    bias: Any = None,
+    x: npt.ArrayLike,
+    w: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    output_size: Any = None,
-    dilation: Any = 1,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    output_padding: Ints = 0,
+    output_size: Ints | None = None,
+    dilation: Ints = 1,
     groups: int = 1,
     layout: str = "channels_first",
     out: Array | None = None,
@@ -107,8 +109,10 @@ def conv_transpose(
     stride - 1 above the smallest. `stride`, `dilation` and `output_padding` are an int or one per axis.
 
     float32 and float64 are computed as such; float16 and bfloat16 are accumulated in float32. All arrays share one
-    dtype. `out` takes the result: right shape and dtype, writeable, overlapping no input. `threads` never changes a bit
-    of the result. `algorithm` is "auto", "direct", or one of `tconv.kernels()`.
+    dtype; lists of floats become float64, and integers are refused. `out` takes the result: right shape and dtype,
+    writeable, overlapping no input. A NaN or an infinity in x reaches the outputs that its stamp covers and no others; one
+    in w may reach outputs at the border besides. `threads` never changes a bit of the result. `algorithm` is one of
+    `tconv.kernels()`, or "auto" or "direct", which today mean the same: the best of them.
 
     Raises `ArgumentError` (a ValueError), which names the argument, its value and the rule.
 
@@ -126,7 +130,7 @@ def conv_transpose(
                       groups=groups, layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
     prepared = _forward(x.shape, w.shape, dtype.itemsize == 8, kernel, count, words)
-    bias = None if bias is None else check_bias(bias, prepared.problem.spec.out_channels, w)
+    bias = None if bias is None else bias_array(bias, prepared.problem.spec.out_channels, w, prepared.problem.spec)
     inputs = [a for a in (x, w, bias) if a is not None]
     y = result(out, prepared.shape, x.dtype, inputs, prepared.problem.spec)
     add = None if bias is None else np.ascontiguousarray(readable(bias, dtype))
@@ -134,14 +138,14 @@ def conv_transpose(
 
 
 def conv_transpose_grad_input(
-    grad: Any,
-    w: Any,
-    input_size: Any = None,
+    grad: npt.ArrayLike,
+    w: npt.ArrayLike,
+    input_size: Ints | None = None,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    dilation: Any = 1,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
     groups: int = 1,
     layout: str = "channels_first",
     out: Array | None = None,
@@ -176,14 +180,14 @@ def conv_transpose_grad_input(
 
 
 def conv_transpose_grad_weight(
-    x: Any,
-    grad: Any,
-    kernel_size: Any,
+    x: npt.ArrayLike,
+    grad: npt.ArrayLike,
+    kernel_size: Ints,
     *,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    dilation: Any = 1,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
     groups: int = 1,
     layout: str = "channels_first",
     out: Array | None = None,
@@ -197,7 +201,8 @@ def conv_transpose_grad_weight(
         grad  (N, Cout, *O) in the same layout
         ->    (Cin, Cout / groups, *kernel_size)
 
-    `kernel_size` is an int or one per axis. All other arguments, and the errors, are those of `conv_transpose`. The
+    `kernel_size` holds one int per axis; unbatched arrays need it so, since (C, H, W) and (N, C, L) look alike: a single
+    int means arrays with a batch axis. All other arguments, and the errors, are those of `conv_transpose`. The
     gradient with respect to bias is the sum of `grad` over all axes but the channels. (Where `grad` holds a NaN or an
     infinity, taps that meet it only beyond the border of x may become NaN too.)
 
@@ -218,12 +223,12 @@ def conv_transpose_grad_weight(
     return into(w, dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), readable(grad, dtype), to, count))
 
 
-def stamp(x: Any, kernel: Any, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, output_size: Any = None,
-          dilation: Any = 1) -> Array:  # fmt: skip
+def stamp(x: npt.ArrayLike, kernel: npt.ArrayLike, *, stride: Ints = 1, padding: Padding = 0, output_padding: Ints = 0,
+          output_size: Ints | None = None, dilation: Ints = 1) -> Array:  # fmt: skip
     """Transposed convolution of plain arrays without channels: the textbook case.
 
-    `x` and `kernel` are numeric arrays of one rank, 1 to 3; float32 stays float32, all else is computed in float64. The
-    other arguments, and the errors, are those of `conv_transpose`.
+    `x` and `kernel` are numeric arrays of one rank, 1 to 3; two float32 arrays stay float32, all else (integers too) is
+    computed in float64. The other arguments, and the errors, are those of `conv_transpose`.
 
     >>> stamp([[0, 1], [2, 3]], [[4, 1], [2, 3]])
     array([[ 0.,  4.,  1.],
@@ -249,5 +254,6 @@ def into(result: Array, dtype: np.dtype[Any], run: Any) -> Array:
     target = result if direct else np.empty(result.shape, dtype)
     run(target)
     if not direct:
-        result[...] = target
+        with np.errstate(over="ignore"):  # beyond float16's range lies infinity, as in float32
+            result[...] = target
     return result

@@ -6,11 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _problem
 from ._functional import Prepared, into, key, prepare, words_key
-from ._runtime import Array, as_array, check_bias, compute_dtype, get_num_threads, kernel_for, readable, result, same_dtype, thread_count
-from ._spec import Spec, pairs
+from ._runtime import Array, as_array, bias_array, compute_dtype, get_num_threads, kernel_for, readable, result, same_dtype, thread_count
+from ._spec import ArgumentError, Ints, Padding, Spec, at_least_one, integers, pairs
 
 _PLANS = 64  # input shapes whose plans an operator keeps
 
@@ -28,24 +29,36 @@ class Operator:
     ((1, 3, 16, 16), (1, 2, 8, 8))
     """
 
-    def __init__(self, w: Any, bias: Any = None, *, stride: Any = 1, padding: Any = 0, output_padding: Any = 0, output_size: Any = None,
-                 dilation: Any = 1, groups: int = 1, layout: str = "channels_first", threads: int | None = None,
-                 algorithm: str = "auto") -> None:  # fmt: skip
+    def __init__(self, w: npt.ArrayLike, bias: npt.ArrayLike | None = None, *, stride: Ints = 1, padding: Padding = 0,
+                 output_padding: Ints = 0, output_size: Ints | None = None, dilation: Ints = 1, groups: int = 1,
+                 layout: str = "channels_first", threads: int | None = None, algorithm: str = "auto") -> None:  # fmt: skip
         w = as_array("w", w)
         self._dtype = compute_dtype("w", w)
         self._w = np.array(w, order="C", copy=True)
         self._words = dict(words_key(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
                                      layout=layout))  # fmt: skip
         self._output_size = key("output_size", output_size)
-        self._kernel, self._threads = kernel_for(algorithm), None if threads is None else thread_count(threads)
-        _, kernel_size, channels = _problem.weight_axes(w.shape, groups)
-        self._bias = None if bias is None else np.array(check_bias(bias, channels, w), dtype=self._dtype, order="C")
+        self._algorithm, self._kernel = algorithm, kernel_for(algorithm)
+        self._threads = None if threads is None else thread_count(threads)
+        channels = self._check(_problem.weight_axes(w.shape, groups))
+        self._bias = None if bias is None else np.array(bias_array(bias, channels, w), dtype=self._dtype, order="C")
         self._w.setflags(write=False)
         self._plans: dict[Any, Prepared] = {}
         self._packed: dict[Any, Array] = {}
-        if output_size is None:  # wrong words are refused now rather than at the first call
-            geometry = {k: v for k, v in self._words.items() if k != "layout"}
-            Spec.build(_large_enough(padding, len(kernel_size)), kernel_size, in_channels=w.shape[0], out_channels=channels, **geometry)
+
+    def _check(self, axes: tuple[int, tuple[int, ...], int]) -> int:
+        """Refuse wrong words now rather than at the first call; the number of output channels."""
+        in_channels, kernel_size, out_channels = axes
+        rank, geometry = len(kernel_size), dict(self._words)
+        _problem.check_layout(geometry.pop("layout"))
+        sizes = _large_enough(geometry["padding"], geometry["stride"], rank)
+        Spec.build(sizes, kernel_size, in_channels=in_channels, out_channels=out_channels, **geometry)
+        if self._output_size is not None:
+            at_least_one("output_size", integers("output_size", self._output_size, rank))
+            if any(integers("output_padding", geometry["output_padding"], rank)):
+                rule = f"cannot be given together with output_padding={geometry['output_padding']!r}"
+                raise ArgumentError("output_size", self._output_size, rule)
+        return out_channels
 
     @property
     def weight(self) -> Array:
@@ -57,17 +70,26 @@ class Operator:
         """The name of the kernel that runs, one of `tconv.kernels()`."""
         return self._kernel
 
-    def __call__(self, x: Any, out: Array | None = None) -> Array:
+    def __call__(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         """The layer: x (N, Cin, *I) -> (N, Cout, *O), in the operator's layout; N may be absent."""
         return self._run(x, True, None, out)
 
-    def T(self, grad: Any, input_size: Any = None, out: Array | None = None) -> Array:
+    def T(self, grad: npt.ArrayLike, input_size: Ints | None = None, out: Array | None = None) -> Array:
         """The adjoint, without bias: grad (N, Cout, *O) -> (N, Cin, *I); see `conv_transpose_grad_input`."""
         return self._run(grad, False, input_size, out)
 
     def __repr__(self) -> str:
-        words = ", ".join(f"{k}={v!r}" for k, v in self._words.items())
-        return f"Operator(w{self._w.shape} {self._w.dtype.name}, {words}, kernel={self._kernel!r})"
+        facts = {"bias": self._bias is not None, **self._words, "output_size": self._output_size, "threads": self._threads,
+                 "kernel": self._kernel}  # fmt: skip
+        return f"Operator(w{self._w.shape} {self._w.dtype.name}, {', '.join(f'{k}={v!r}' for k, v in facts.items())})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}, "_packed": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Perhaps on another machine, whose best kernel may be another."""
+        self.__dict__.update(state, _kernel=kernel_for(state["_algorithm"]))
+        self._w.setflags(write=False)
 
     def _run(self, value: Any, forward: bool, input_size: Any, out: Array | None) -> Array:
         name = "x" if forward else "grad"
@@ -89,7 +111,7 @@ class Operator:
         if forward:
             problem = _problem.forward(shape, self._w.shape, output_size=self._output_size, **self._words)
         else:
-            problem = _problem.grad_input(shape, self._w.shape, input_size, **self._words)
+            problem = _problem.grad_input(shape, self._w.shape, input_size, output_size=self._output_size, **self._words)
         prepared = prepare(problem, forward, self._dtype, self._kernel, threads)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
@@ -107,7 +129,8 @@ class Operator:
         return packed
 
 
-def _large_enough(padding: Any, rank: int) -> tuple[int, ...]:
-    """An input size that no legal crop uses up."""
+def _large_enough(padding: Any, stride: Any, rank: int) -> tuple[int, ...]:
+    """An input size that the crop does not use up."""
     crops = [(0, 0)] * rank if isinstance(padding, str) else pairs("padding", padding, rank)
-    return tuple(1 + abs(lo) + abs(hi) for lo, hi in crops)
+    strides = integers("stride", stride, rank)
+    return tuple(1 + -(-max(0, lo + hi) // max(1, step)) for (lo, hi), step in zip(crops, strides, strict=True))

@@ -57,8 +57,13 @@ def grad_input(grad: Sequence[int], w: Sequence[int], input_size: Any = None, *,
 
 def grad_weight(x: Sequence[int], grad: Sequence[int], kernel_size: Any, *, layout: str = "channels_first", groups: int = 1,
                 **words: Any) -> Problem:  # fmt: skip
-    """The problem with input shape `x`, output shape `grad` and the given kernel size."""
+    """The problem with input shape `x`, output shape `grad` and the given kernel size, whose length tells the spatial axes.
+
+    A single int tells nothing, and arrays of three axes or more then count as having a batch.
+    """
     rank = max(len(x) - 2, 1) if is_single(kernel_size) else len(integers("kernel_size", kernel_size))
+    if not is_single(kernel_size) and not 1 <= rank <= 3:
+        raise ArgumentError("kernel_size", kernel_size, "must hold one int per spatial axis, 1 to 3 in all")
     batch, in_channels, sizes, batched = _data("x", x, rank, layout)
     grad_batch, out_channels, outputs, _ = _data("grad", grad, rank, layout)
     if len(grad) != len(x) or grad_batch != batch:
@@ -76,10 +81,19 @@ def weight_axes(shape: Sequence[int], groups: int) -> tuple[int, tuple[int, ...]
     return shape[0], tuple(shape[2:]), shape[1] * groups
 
 
-def _data(name: str, shape: Sequence[int], rank: int, layout: str) -> tuple[int, int, tuple[int, ...], bool]:
-    """(batch, channels, sizes, batched) of a data array."""
+def check_layout(layout: str) -> None:
     if layout not in LAYOUTS:
         raise ArgumentError("layout", layout, f"must be one of {LAYOUTS}")
+
+
+def check_bias(shape: Sequence[int], channels: int, problem: object = None) -> None:
+    if tuple(shape) != (channels,):
+        raise ArgumentError("bias", tuple(shape), f"must have the shape ({channels},), one value per output channel", problem)
+
+
+def _data(name: str, shape: Sequence[int], rank: int, layout: str) -> tuple[int, int, tuple[int, ...], bool]:
+    """(batch, channels, sizes, batched) of a data array."""
+    check_layout(layout)
     if len(shape) not in (rank + 1, rank + 2):
         axes = "(batch, channels, *size)" if layout == "channels_first" else "(batch, *size, channels)"
         raise ArgumentError(name, tuple(shape), f"must have {rank + 2} axes {axes}, or {rank + 1} without the batch")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from ._problem import check_bias
 from ._spec import ArgumentError, integer
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,16 +44,16 @@ def set_num_threads(n: int | None) -> None:
     >>> tconv.set_num_threads(None)
     """
     global _threads
-    _threads = None if n is None else thread_count(n)
+    _threads = None if n is None else thread_count(n, "n")
 
 
-def thread_count(threads: int | None) -> int:
+def thread_count(threads: int | None, name: str = "threads") -> int:
     """The `threads` argument of a call as a number."""
     if threads is None:
         return get_num_threads()
-    count = integer("threads", threads)
+    count = integer(name, threads)
     if not 1 <= count <= 1024:
-        raise ArgumentError("threads", threads, "must lie in [1, 1024], or be None for the default")
+        raise ArgumentError(name, threads, "must lie in [1, 1024], or be None for the default")
     return count
 
 
@@ -157,11 +158,11 @@ def readable(array: Array, dtype: np.dtype[Any]) -> Array:
     return array if usable(array, dtype) else np.array(array, dtype=dtype, order="K", copy=True)
 
 
-def check_bias(bias: Any, channels: int, like: Array) -> Array:
+def bias_array(bias: Any, channels: int, like: Array, problem: object = None) -> Array:
+    """The bias as an array of the dtype of `like` and the shape (channels,)."""
     array = as_array("bias", bias)
     same_dtype(("w", like), ("bias", array))
-    if array.shape != (channels,):
-        raise ArgumentError("bias", array.shape, f"must have the shape ({channels},), one value an output channel")
+    check_bias(array.shape, channels, problem)
     return array
 
 
@@ -195,6 +196,8 @@ def _share(a: Array, b: Array) -> bool:
 
 def _overlaps_itself(array: Array) -> bool:
     """Sufficient for every view made by slicing and transposing: each stride steps over all that the smaller ones span."""
+    if not array.size:
+        return False
     span = array.itemsize
     for stride, size in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
         if stride < span:

@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from math import gcd, prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-_LIMIT = 2**63  # sizes and offsets are 64-bit signed integers in the core
+Ints: TypeAlias = int | Sequence[int]  # one, or one per spatial axis
+Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]  # "valid", "same", one, or per axis one or a (lo, hi) pair
+
+_LIMIT = 2**59  # of a size or crop: sums and products of a few of them are 64-bit signed integers in the core
 
 
 class ArgumentError(ValueError):
@@ -32,6 +35,9 @@ class ArgumentError(ValueError):
         self.problem = None if problem is None else str(problem)
         where = "" if problem is None else f" [problem: {problem}]"
         super().__init__(f"{argument}={value!r}: {rule}{where}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.argument, self.value, self.rule, self.problem)
 
 
 class Tap(NamedTuple):
@@ -52,6 +58,8 @@ class Phase(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Axis:
     """One spatial axis in canonical form: `size` inputs, `kernel` taps, and the crop (lo, hi) of the full output.
+
+    A plain record of integers: nothing is checked before the axis becomes part of a `Spec`.
 
     >>> axis = Axis(size=4, kernel=3, stride=2)
     >>> axis.extent, axis.full, axis.output
@@ -83,10 +91,10 @@ class Axis:
         return self.full - self.lo - self.hi
 
     def inputs_of(self, output: int) -> range:
-        """The inputs that reach one output: the i of equation (1), an arithmetic progression."""
+        """The inputs that reach one output: the i of equation (1), an arithmetic progression; empty beyond the output."""
         at = output + self.lo
         common = gcd(self.stride, self.dilation)
-        if at % common:
+        if at % common or not 0 <= output < self.output:
             return range(0)
         step = self.dilation // common
         # i * (stride / common) = at / common  (mod step), and 0 <= tap < kernel bounds i on both sides
@@ -96,7 +104,9 @@ class Axis:
         return range(first, max(first, min(self.size - 1, at // self.stride) + 1), step)
 
     def outputs_of(self, input: int) -> range:
-        """The outputs that one input reaches: its stamp, clipped by the crop."""
+        """The outputs that one input reaches: its stamp, clipped by the crop; empty beyond the input."""
+        if not 0 <= input < self.size:
+            return range(0)
         start = input * self.stride - self.lo
         return clip(range(start, start + self.extent, self.dilation), self.output)
 
@@ -109,25 +119,26 @@ class Axis:
         first, last = max(first, 0), min(last, self.size - 1)
         return range(first, max(first, last + 1))
 
-    def phases(self) -> tuple[Phase, ...]:
-        """The stride phases: within one, every output reads the same taps at the same shifts."""
-        found = []
-        for index in range(self.stride):
-            outputs = range((index - self.lo) % self.stride, self.output, self.stride)
-            taps = tuple(
-                Tap(tap, (tap * self.dilation - index) // self.stride)
-                for tap in range(self.kernel)
-                if (tap * self.dilation - index) % self.stride == 0
-            )
-            found.append(Phase(index, outputs, taps))
-        return tuple(found)
+    def phase(self, index: int) -> Phase:
+        """One stride phase, 0 <= index < stride: all its outputs read the same taps at the same shifts."""
+        outputs = range((index - self.lo) % self.stride, self.output, self.stride)
+        common = gcd(self.stride, self.dilation)
+        if index % common:
+            return Phase(index, outputs, ())
+        step = self.stride // common  # tap * dilation = index  (mod stride)
+        first = (index // common) * pow(self.dilation // common, -1, step) % step
+        taps = (Tap(tap, (tap * self.dilation - index) // self.stride) for tap in range(first, self.kernel, step))
+        return Phase(index, outputs, tuple(taps))
+
+    def phases(self) -> Iterator[Phase]:
+        """The stride phases in order, `stride` of them, which part the outputs."""
+        return map(self.phase, range(self.stride))
 
     def pairs(self) -> int:
         """How many (input, tap) pairs land inside the output: the useful multiply-adds of this axis."""
-        start = min(max(0, -(-self.lo // self.stride)), self.size)
-        stop = min(max(start, (self.full - self.hi - self.extent) // self.stride + 1), self.size)  # [start, stop): the crop clips no tap
-        clipped = (i for border in (range(start), range(stop, self.size)) for i in border)
-        return (stop - start) * self.kernel + sum(len(self.outputs_of(i)) for i in clipped)
+        (few, step), (many, stride) = sorted([(self.size, self.stride), (self.kernel, self.dilation)])  # equation (1) is symmetric
+        starts = (at * step - self.lo for at in range(few))
+        return sum(len(clip(range(start, start + (many - 1) * stride + 1, stride), self.output)) for start in starts)
 
 
 def clip(positions: range, size: int) -> range:
@@ -171,14 +182,14 @@ class Spec:
     @classmethod
     def build(
         cls,
-        input_size: Sequence[int] | int,
-        kernel_size: Sequence[int] | int,
+        input_size: Ints,
+        kernel_size: Ints,
         *,
-        stride: int | Sequence[int] = 1,
-        padding: Any = 0,
-        output_padding: int | Sequence[int] = 0,
-        output_size: int | Sequence[int] | None = None,
-        dilation: int | Sequence[int] = 1,
+        stride: Ints = 1,
+        padding: Padding = 0,
+        output_padding: Ints = 0,
+        output_size: Ints | None = None,
+        dilation: Ints = 1,
         groups: int = 1,
         batch: int = 1,
         in_channels: int = 1,
@@ -217,11 +228,8 @@ class Spec:
         return _parse(text)
 
     def __str__(self) -> str:
-        fields = [("n", str(self.batch), "1"), ("c", f"{self.in_channels}:{self.out_channels}", ""), ("g", str(self.groups), "1"),
-                  ("i", "x".join(str(a.size) for a in self.axes), ""), ("k", _join(self.kernel_size), ""),
-                  ("s", _join(self.stride), "1"), ("d", _join(self.dilation), "1"),
-                  ("p", _join(f"{a.lo}" if a.lo == a.hi else f"{a.lo}:{a.hi}" for a in self.axes), "0")]  # fmt: skip
-        return " ".join(letter + value for letter, value, default in fields if value != default)
+        fields = [("n", str(self.batch), "1"), ("c", f"{self.in_channels}:{self.out_channels}", ""), ("g", str(self.groups), "1")]
+        return f"{_fields(fields)} {axes_line(self.axes)}"
 
     @property
     def rank(self) -> int:
@@ -284,10 +292,13 @@ def _check(spec: Spec) -> None:
     """Refuse a problem that has no meaning, naming the first argument at fault."""
     if not 1 <= spec.rank <= 3:
         raise ArgumentError("input_size", spec.input_size, "must have 1, 2 or 3 spatial axes")
+    for axis in spec.axes:
+        for name, value in zip(("input_size", "kernel_size", "stride", "dilation", "padding", "padding"), astuple(axis), strict=True):
+            integer(name, value)
     line = str(spec)
     for name, value, least in (("batch", spec.batch, 0), ("in_channels", spec.in_channels, 1),
                                ("out_channels", spec.out_channels, 1), ("groups", spec.groups, 1)):  # fmt: skip
-        if value < least:
+        if integer(name, value) < least:
             raise ArgumentError(name, value, f"must be at least {least}", line)
     for name in ("in_channels", "out_channels"):
         if getattr(spec, name) % spec.groups:
@@ -298,10 +309,11 @@ def _check(spec: Spec) -> None:
         if axis.output < 1:
             raise ArgumentError("padding", (axis.lo, axis.hi), f"crops the full output of {axis.full} to {axis.output}; "
                                 "at least 1 must remain", line)  # fmt: skip
-        if max(axis.full, axis.output, abs(axis.lo), abs(axis.hi)) >= _LIMIT:
-            raise ArgumentError("input_size", axis.size, "gives an output size beyond 64 bits", line)
+        for name, value in (("output size", axis.output), ("full output size", axis.full), ("padding", axis.lo), ("padding", axis.hi)):
+            if abs(value) >= _LIMIT:
+                raise ArgumentError(name, value, "is beyond 64 bits", line)
     for name, shape in (("input", spec.input_shape), ("weight", spec.weight_shape), ("output", spec.output_shape)):
-        if prod(max(extent, 1) for extent in shape) * 8 >= _LIMIT:
+        if prod(max(extent, 1) for extent in shape) * 8 >= 2**62:
             raise ArgumentError(f"{name} shape", shape, "needs more bytes than 64 bits can count", line)
 
 
@@ -312,11 +324,11 @@ def _crops(axes: Sequence[Axis], padding: Any, output_padding: Any, output_size:
     for axis, value in zip(axes, extra, strict=True):
         if not 0 <= value < max(axis.stride, axis.dilation, 1):
             raise ArgumentError("output_padding", value, "must be at least 0 and below max(stride, dilation) = "
-                                f"{max(axis.stride, axis.dilation)}", _line(axes))  # fmt: skip
+                                f"{max(axis.stride, axis.dilation)}", axes_line(axes))  # fmt: skip
     sizes = None if output_size is None else integers("output_size", output_size, rank)
     if sizes is not None and any(extra):
         raise ArgumentError("output_size", output_size, f"cannot be given together with output_padding={output_padding!r}",
-                            _line(axes))  # fmt: skip
+                            axes_line(axes))  # fmt: skip
     if isinstance(padding, str):
         return _named_crops(axes, padding, extra, sizes)
     crops = [(lo, hi - more) for (lo, hi), more in zip(pairs("padding", padding, rank), extra, strict=True)]
@@ -334,7 +346,7 @@ def _named_crops(axes: Sequence[Axis], padding: str, extra: Sequence[int], sizes
     for axis, size in zip(axes, sizes or [a.size * a.stride for a in axes], strict=True):
         if -(-size // axis.stride) != axis.size:
             raise ArgumentError("output_size", size, f'must lie in ({axis.size - 1} * stride, {axis.size} * stride] with padding="same"',
-                                _line(axes))  # fmt: skip
+                                axes_line(axes))  # fmt: skip
         lo = max(axis.full - size, 0) // 2
         crops.append((lo, axis.full - lo - size))
     return crops
@@ -345,14 +357,20 @@ def _to_size(axis: Axis, lo: int, hi: int, size: int) -> tuple[int, int]:
     least = axis.full - lo - hi
     if not least <= size < least + axis.stride:
         raise ArgumentError("output_size", size, f"must lie in [{least}, {least + axis.stride - 1}] for this stride and padding",
-                            _line([axis]))  # fmt: skip
+                            axes_line([axis]))  # fmt: skip
     return lo, hi - (size - least)
 
 
-def _line(axes: Sequence[Axis]) -> str:
-    """The problem line of axes alone, for errors raised before a whole `Spec` exists."""
-    fields = (("i", "size"), ("k", "kernel"), ("s", "stride"), ("d", "dilation"))
-    return " ".join(letter + "x".join(str(getattr(a, name)) for a in axes) for letter, name in fields)
+def axes_line(axes: Sequence[Axis]) -> str:
+    """The problem line of axes alone, for errors raised before a whole `Spec` exists too."""
+    return _fields([("i", "x".join(str(a.size) for a in axes), ""), ("k", _join(a.kernel for a in axes), ""),
+                    ("s", _join(a.stride for a in axes), "1"), ("d", _join(a.dilation for a in axes), "1"),
+                    ("p", _join(f"{a.lo}" if a.lo == a.hi else f"{a.lo}:{a.hi}" for a in axes), "0")])  # fmt: skip
+
+
+def _fields(fields: Iterable[tuple[str, str, str]]) -> str:
+    """(letter, value, default) as words, without what has its default."""
+    return " ".join(letter + value for letter, value, default in fields if value != default)
 
 
 def _join(values: Iterable[object]) -> str:
@@ -367,6 +385,8 @@ _NAMES = {"n": "batch", "c": "channels", "g": "groups", "i": "input_size", "k": 
 
 
 def _parse(text: str) -> Spec:
+    if not isinstance(text, str):
+        raise ArgumentError("problem", text, 'must be text, as "n16 c256:128 i8x8 k4 s2 p1"')
     fields: dict[str, list[tuple[int, ...]]] = {}
     for word in text.split():
         match = _FIELD.fullmatch(word)
@@ -409,8 +429,8 @@ def integer(name: str, value: Any) -> int:
 
 
 def is_single(value: Any) -> bool:
-    """Not a sequence: text is for `integer` to refuse, and a 0-d array counts as a number."""
-    return isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
+    """Neither a sequence nor an array with axes: text and sets, which have no order of axes, are for `integer` to refuse."""
+    return isinstance(value, (str, bytes)) or not (isinstance(value, Sequence) or getattr(value, "ndim", None))
 
 
 def integers(name: str, value: Any, rank: int | None = None) -> tuple[int, ...]:
@@ -442,7 +462,8 @@ def pairs(name: str, value: Any, rank: int) -> list[tuple[int, int]]:
     if len(items) == 1:
         items *= rank
     if len(items) != rank:
-        raise ArgumentError(name, value, f"must hold one int or one (lo, hi) pair per spatial axis, here {rank}")
+        pair = f"; a (lo, hi) pair goes inside a list: {[tuple(value)]}" if len(items) == 2 and all(map(is_single, items)) else ""
+        raise ArgumentError(name, value, f"must hold one int or one (lo, hi) pair per spatial axis, here {rank}{pair}")
     found = [integers(name, item) * (2 if is_single(item) else 1) for item in items]
     if any(len(pair) != 2 for pair in found):
         raise ArgumentError(name, value, "must hold ints or (lo, hi) pairs")

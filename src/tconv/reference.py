@@ -4,7 +4,10 @@
 Each function loops over the kernel's taps. A tap at position t, which is one number per axis, multiplies every input i and
 lands on the full output at i * stride + t * dilation; `_reached` is that slice, and the whole of the geometry. This module
 never imports the native core. It is slow (one pass over the full output per tap) and accurate: float64 stays float64,
-everything smaller is summed in float32 and rounded once, at the end.
+float32, float16 and bfloat16 are summed in float32 and rounded once, at the end.
+
+The arguments are those of the functions of the same names in `tconv`, less `out`, `threads` and `algorithm`. It takes more than
+they do: integers and booleans, which go to float64, arrays in any byte order, and a bias of another dtype than the weight.
 """
 
 from __future__ import annotations
@@ -16,15 +19,15 @@ import numpy.typing as npt
 
 from . import _problem
 from ._problem import Problem
-from ._spec import ArgumentError, Spec, clip
+from ._spec import ArgumentError, Ints, Padding, Spec, clip
 
 __all__ = ["conv_transpose", "conv_transpose_grad_input", "conv_transpose_grad_weight"]
 
 Array = npt.NDArray[Any]
 
 
-def conv_transpose(x: npt.ArrayLike, w: npt.ArrayLike, bias: npt.ArrayLike | None = None, *, stride: Any = 1, padding: Any = 0,
-                   output_padding: Any = 0, output_size: Any = None, dilation: Any = 1, groups: int = 1,
+def conv_transpose(x: npt.ArrayLike, w: npt.ArrayLike, bias: npt.ArrayLike | None = None, *, stride: Ints = 1, padding: Padding = 0,
+                   output_padding: Ints = 0, output_size: Ints | None = None, dilation: Ints = 1, groups: int = 1,
                    layout: str = "channels_first") -> Array:  # fmt: skip
     """The layer: every input stamps the kernel onto the output, scaled by its value; overlapping stamps add up.
 
@@ -58,8 +61,8 @@ def conv_transpose(x: npt.ArrayLike, w: npt.ArrayLike, bias: npt.ArrayLike | Non
     return _arranged(result, problem).astype(dtype)
 
 
-def conv_transpose_grad_input(grad: npt.ArrayLike, w: npt.ArrayLike, input_size: Any = None, *, stride: Any = 1, padding: Any = 0,
-                              output_padding: Any = 0, dilation: Any = 1, groups: int = 1,
+def conv_transpose_grad_input(grad: npt.ArrayLike, w: npt.ArrayLike, input_size: Ints | None = None, *, stride: Ints = 1,
+                              padding: Padding = 0, output_padding: Ints = 0, dilation: Ints = 1, groups: int = 1,
                               layout: str = "channels_first") -> Array:  # fmt: skip
     """The gradient by the input, which is the layer's transpose: each input gathers what it stamped, a strided convolution.
 
@@ -80,8 +83,8 @@ def conv_transpose_grad_input(grad: npt.ArrayLike, w: npt.ArrayLike, input_size:
     return _arranged(result, problem).astype(dtype)
 
 
-def conv_transpose_grad_weight(x: npt.ArrayLike, grad: npt.ArrayLike, kernel_size: Any, *, stride: Any = 1, padding: Any = 0,
-                               output_padding: Any = 0, dilation: Any = 1, groups: int = 1,
+def conv_transpose_grad_weight(x: npt.ArrayLike, grad: npt.ArrayLike, kernel_size: Ints, *, stride: Ints = 1, padding: Padding = 0,
+                               output_padding: Ints = 0, dilation: Ints = 1, groups: int = 1,
                                layout: str = "channels_first") -> Array:  # fmt: skip
     """The gradient by the weight: each tap sums, over images and positions, the input times the gradient it reached.
 
@@ -165,7 +168,10 @@ def _arrays(**given: npt.ArrayLike) -> tuple[Array, Array, np.dtype[Any]]:
 
 
 def _real(name: str, value: npt.ArrayLike) -> Array:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise ArgumentError(name, type(value).__name__, f"must be an array ({error})") from None
     if array.dtype.kind not in "iub" and array.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
         raise ArgumentError(name, array.dtype.name, "must be float64, float32, float16, bfloat16 or integer")
     return array
@@ -174,6 +180,5 @@ def _real(name: str, value: npt.ArrayLike) -> Array:
 def _bias(value: npt.ArrayLike, spec: Spec) -> Array:
     """One value per output channel, shaped (groups, out_channels / groups, 1...) to add to the output."""
     bias = _real("bias", value)
-    if bias.shape != (spec.out_channels,):
-        raise ArgumentError("bias", bias.shape, f"must have the shape ({spec.out_channels},), one value per output channel", spec)
+    _problem.check_bias(bias.shape, spec.out_channels, spec)
     return bias.reshape(spec.groups, -1, *[1] * spec.rank)

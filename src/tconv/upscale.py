@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._functional import conv_transpose
+from ._runtime import as_array, check_memory
 from ._spec import ArgumentError, Axis, Spec, at_least_one, integer
 
 Array = npt.NDArray[Any]
@@ -66,10 +67,9 @@ def interpolation_kernel(method: str, scale: int) -> Floats:
     >>> [len(interpolation_kernel("lanczos", scale)) for scale in (2, 3, 4)]
     [12, 17, 24]
     """
-    if method not in METHODS:
+    if method not in tuple(METHODS):
         raise ArgumentError("method", method, f"must be one of {', '.join(METHODS)}")
-    scale = integer("scale", scale)
-    at_least_one("scale", [scale])
+    scale = _whole("scale", scale)
     support, curve = METHODS[method]
     taps = 2 * support * scale - scale % 2
     weight = curve((np.arange(taps) - (taps - 1) / 2) / scale)
@@ -78,42 +78,40 @@ def interpolation_kernel(method: str, scale: int) -> Floats:
     return weight
 
 
-def enlarge(image: npt.ArrayLike, scale: int = 2, method: str = "bicubic", **options: Any) -> Array:
+def enlarge(image: npt.ArrayLike, scale: int = 2, method: str = "bicubic", *, rows: int | None = None, threads: int | None = None,
+            algorithm: str = "auto") -> Array:  # fmt: skip
     """Enlarge a picture by a whole number, on both axes.
 
     image: (height, width) or (height, width, channels); uint8, uint16, int32, float32 or float64
     result: (height * scale, width * scale[, channels]), of the same type, rounded and clipped to its range where it is an integer
 
-    `options` are those of `bands`. Every channel is treated alike: multiply colours by alpha before, divide after.
+    `rows`, `threads` and `algorithm` are those of `bands`. Every channel is treated alike: multiply colours by alpha before, divide after.
 
     >>> enlarge(np.array([[0, 100]], np.uint8), 2, "bilinear")
     array([[  0,  25,  75, 100],
            [  0,  25,  75, 100]], dtype=uint8)
     """
-    image = np.asarray(image)
-    parts = [part for _, part in bands(image, scale, method, **options)]
+    image, scale = _pixels(image), _whole("scale", scale)
+    check_memory((image.shape[0] * scale, image.shape[1] * scale, *image.shape[2:]), image.dtype.itemsize, None)
+    parts = [part for _, part in bands(image, scale, method, rows=rows, threads=threads, algorithm=algorithm)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def bands(image: Array, scale: int, method: str, *, rows: int | None = None, threads: int | None = None,
+def bands(image: npt.ArrayLike, scale: int, method: str, *, rows: int | None = None, threads: int | None = None,
           algorithm: str = "auto") -> Iterator[tuple[int, Array]]:  # fmt: skip
     """The rows of `enlarge(image, scale, method)` from top to bottom, as (first row, band), so that memory stays small.
 
     rows: input rows a band stands for (default: a band of about 16 MiB); the pixels do not depend on it.
     threads, algorithm: as in `conv_transpose`.
     """
-    kernel = interpolation_kernel(method, scale)
-    if image.dtype.name not in _TYPES:
-        raise ArgumentError("image", image.dtype.name, f"must hold one of {', '.join(_TYPES)}")
-    if image.ndim not in (2, 3):
-        raise ArgumentError("image", image.shape, "must have the axes (height, width) or (height, width, channels)")
-    if not image.size:
-        raise ArgumentError("image", image.shape, "must have at least one pixel and one channel")
+    image, scale = _pixels(image), _whole("scale", scale)
     pixels = image.reshape(*image.shape[:2], -1)
+    values = image.shape[1] * scale * pixels.shape[2] * scale  # of the output, an input row
+    rows = max(1, _BAND_VALUES // values) if rows is None else _whole("rows", rows)
+    check_memory((min(rows, len(image)) * scale, image.shape[1] * scale, pixels.shape[2]), 8, None)
+    kernel = interpolation_kernel(method, scale)
     down, across = (Spec.build(size, len(kernel), stride=scale, padding="same").axes[0] for size in pixels.shape[:2])
     one_axis = _Pass(kernel, image.dtype == np.uint8, {"threads": threads, "algorithm": algorithm})
-    rows = max(1, _BAND_VALUES // (across.output * pixels.shape[2] * scale)) if rows is None else integer("rows", rows)
-    at_least_one("rows", [rows])
     for first in range(0, down.size, rows):
         band = range(first * scale, min(first + rows, down.size) * scale)
         reached = down.inputs_for(band)
@@ -122,6 +120,25 @@ def bands(image: Array, scale: int, method: str, *, rows: int | None = None, thr
             wide = _rounded(wide, image.dtype)
         tall = one_axis(wide, down, band, along=0)
         yield band.start, _rounded(tall, image.dtype).reshape(len(band), across.output, *image.shape[2:])
+
+
+def _pixels(image: npt.ArrayLike) -> Array:
+    """A picture as an array, or what is wrong with it."""
+    array: Array = as_array("image", image)
+    if array.dtype.name not in _TYPES:
+        raise ArgumentError("image", array.dtype.name, f"must hold one of {', '.join(_TYPES)}")
+    if array.ndim not in (2, 3):
+        raise ArgumentError("image", array.shape, "must have the axes (height, width) or (height, width, channels)")
+    if not array.size:
+        raise ArgumentError("image", array.shape, "must have at least one pixel and one channel")
+    return array
+
+
+def _whole(name: str, value: int) -> int:
+    """An integer of at least 1."""
+    number = integer(name, value)
+    at_least_one(name, [number])
+    return number
 
 
 class _Pass(NamedTuple):

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from .._spec import ArgumentError, Axis, Spec, _line, at_least_one, integer, integers
+from .._spec import ArgumentError, Axis, Ints, Spec, at_least_one, axes_line, integer, integers
 
-Ints: TypeAlias = int | Sequence[int]
 Arguments: TypeAlias = dict[str, Any]
 Crop: TypeAlias = tuple[int, int]
 
@@ -170,7 +169,7 @@ def below(name: str, values: Sequence[int], axes: Sequence[Axis], *limits: str) 
         limit = max(getattr(axis, word) for word in limits)
         if not 0 <= value < limit:
             word = limits[0] if len(limits) == 1 else f"max({', '.join(limits)})"
-            raise ArgumentError(name, value, f"must be at least 0 and below {word}={limit}", _line(axes))
+            raise ArgumentError(name, value, f"must be at least 0 and below {word}={limit}", axes_line(axes))
 
 
 def from_pads(axis: Axis, before: int, after: int) -> Crop:

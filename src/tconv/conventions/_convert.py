@@ -120,7 +120,7 @@ class Conversion:
 def convert(frameworks: Mapping[str, Framework], source: str, target: str, arguments: Arguments) -> Conversion:
     """See `tconv.convert`, which brings the table."""
     for argument, name in (("source", source), ("target", target)):
-        if name not in frameworks:
+        if not isinstance(name, str) or name not in frameworks:
             raise ArgumentError(argument, name, f"must be one of {', '.join(frameworks)}")
     origin = frameworks[source].read(arguments)
     reason = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .._spec import ArgumentError, Axis, Spec, pairs
-from ._convention import Arguments, Convention, Crop, Framework, Ints, WeightLayout, bare_axes, from_pads, same_pads, settle
+from .._spec import ArgumentError, Axis, Ints, Spec, pairs
+from ._convention import Arguments, Convention, Crop, Framework, WeightLayout, bare_axes, from_pads, same_pads, settle
 
 SPATIAL = {1: "H", 2: "HW", 3: "HWD"}
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .._spec import ArgumentError, Axis, Spec, _line
+from .._spec import ArgumentError, Axis, Ints, Spec, axes_line
 from ._convention import (
     Arguments,
     Convention,
     Crop,
     Framework,
-    Ints,
     WeightLayout,
     bare_axes,
     below,
@@ -44,7 +43,7 @@ def keras(*, input_size: Ints, kernel_size: Ints, strides: Ints = 1, padding: st
     if data_format not in (None, "channels_first", "channels_last"):
         raise ArgumentError("data_format", data_format, 'must be "channels_last" or "channels_first"')
     if max(a.stride for a in axes) > 1 and max(a.dilation for a in axes) > 1:
-        raise ArgumentError("dilation_rate", dilation_rate, f"must be 1 where strides={strides!r} are above 1", _line(axes))
+        raise ArgumentError("dilation_rate", dilation_rate, f"must be 1 where strides={strides!r} are above 1", axes_line(axes))
     rule = _same if padding.lower() == "same" else _valid
     notes = []
     if rule is _same and extra is not None and any(a.extent % 2 == 0 and more == 0 for a, more in zip(axes, extra, strict=True)):

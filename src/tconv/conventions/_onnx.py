@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .._spec import ArgumentError, Axis, Spec, _line, integer, integers
-from ._convention import Arguments, Convention, Crop, Framework, Ints, WeightLayout, bare_axes, below, non_negative, settle, unless_one
+from .._spec import ArgumentError, Axis, Ints, Spec, axes_line, integer, integers
+from ._convention import Arguments, Convention, Crop, Framework, WeightLayout, bare_axes, below, non_negative, settle, unless_one
 
 AUTO_PAD = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
@@ -57,7 +57,7 @@ def _split(axis: Axis, extra: int, size: int, auto_pad: str, word: str) -> Crop:
     agreed = total == -1 and extra + 1 < axis.stride and word == "output_shape" and auto_pad != "SAME_UPPER"
     if total < 0 and not agreed:
         raise ArgumentError(word, size if word == "output_shape" else auto_pad, f"asks for a size of {size}, {-total} above the largest, "
-                            f"{axis.full + extra}, where runtimes differ; write pads and output_padding", _line([axis]))  # fmt: skip
+                            f"{axis.full + extra}, where runtimes differ; write pads and output_padding", axes_line([axis]))  # fmt: skip
     begin = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
     return begin, total - begin - extra
 

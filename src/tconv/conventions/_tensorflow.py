@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .._spec import ArgumentError, Axis, Spec, _line, integers, pairs
-from ._convention import Arguments, Convention, Crop, Framework, Ints, WeightLayout, bare_axes, plain, settle
+from .._spec import ArgumentError, Axis, Ints, Spec, axes_line, integers, pairs
+from ._convention import Arguments, Convention, Crop, Framework, WeightLayout, bare_axes, plain, settle
 
 FORMATS = {1: ("NWC", "NCW"), 2: ("NHWC", "NCHW"), 3: ("NDHWC", "NCDHW")}
 
@@ -50,7 +50,7 @@ def _crop(axis: Axis, size: int, padding: str | Crop) -> Crop:
         rule, back, lo = "floor((O + pads - K) / stride) + 1", (size + begin + end - axis.extent) // axis.stride + 1, begin
     if back != axis.size:
         raise ArgumentError("output_shape", size, f"gives {rule} = {back} with padding={padding!r}, which must be the input's {axis.size}",
-                            _line([axis]))  # fmt: skip
+                            axes_line([axis]))  # fmt: skip
     return lo, axis.full - lo - size
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .._spec import ArgumentError, Axis, Spec, _line, integer, integers
-from ._convention import Arguments, Convention, Framework, Ints, WeightLayout, bare_axes, below, non_negative, plain, settle
+from .._spec import ArgumentError, Axis, Ints, Spec, axes_line, integer, integers
+from ._convention import Arguments, Convention, Framework, WeightLayout, bare_axes, below, non_negative, plain, settle
 
 
 def torch(*, input_size: Ints, kernel_size: Ints, stride: Ints = 1, padding: Ints = 0, output_padding: Ints = 0,
@@ -41,7 +41,7 @@ def _extra(axes: Sequence[Axis], cut: Sequence[int], output_size: Ints) -> list[
         if not 0 <= more < axis.stride:
             least = axis.full - 2 * p
             raise ArgumentError("output_size", output_size, f"must lie in [{least}, {least + axis.stride - 1}], from the size without "
-                                "output_padding to stride - 1 above it", _line(axes))  # fmt: skip
+                                "output_padding to stride - 1 above it", axes_line(axes))  # fmt: skip
     return extra
 
 
