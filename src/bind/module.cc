@@ -117,7 +117,9 @@ Method method(const std::string& kernel) {
 class Stencil {
  public:
   Stencil(const Problem& problem, bool forward, bool is_double, const std::string& kernel, int threads)
-      : problem_(problem), forward_(forward), double_(is_double),
+      : problem_(problem),
+        forward_(forward),
+        double_(is_double),
         layer_(problem.spec, forward ? Direction::forward : Direction::grad_input, isa(kernel), method(kernel), std::max(threads, 1),
                is_double ? 8 : 4) {}
 
@@ -155,7 +157,8 @@ class Stencil {
     View<T> out;
 
     Call(const Stencil& s, const In& in, const std::optional<In>& b, const Out& to)
-        : x(s.problem_.data<const T>(in, !s.forward_, "input")), bias(b ? static_cast<const T*>(b->data()) : nullptr),
+        : x(s.problem_.data<const T>(in, !s.forward_, "input")),
+          bias(b ? static_cast<const T*>(b->data()) : nullptr),
           out(s.problem_.data<T>(to, s.forward_, "output")) {
       if (b) check_vector<T>(*b, s.problem_.spec.out_channels, "bias");
       require(!b || s.forward_, "bias: grad_input has none");
@@ -207,8 +210,8 @@ void grad_weight_as(const Problem& p, const std::string& kernel, const In& x, co
 NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);  // plans kept in caches of the Python modules outlive this one
   nb::class_<Problem>(m, "Problem", "Geometry and array layout of one problem.")
-      .def(nb::init<i64, i64, i64, i64, const std::vector<i64>&, const std::vector<i64>&, const std::vector<i64>&,
-                    const std::vector<i64>&, const std::vector<Crop>&, bool, bool>(),
+      .def(nb::init<i64, i64, i64, i64, const std::vector<i64>&, const std::vector<i64>&, const std::vector<i64>&, const std::vector<i64>&,
+                    const std::vector<Crop>&, bool, bool>(),
            nb::arg("batch"), nb::arg("in_channels"), nb::arg("out_channels"), nb::arg("groups"), nb::arg("size"), nb::arg("kernel"),
            nb::arg("stride"), nb::arg("dilation"), nb::arg("crop"), nb::arg("channels_last"), nb::arg("batched"));
   nb::class_<Stencil>(m, "Stencil", "A prepared forward layer or input gradient.")
@@ -223,16 +226,22 @@ NB_MODULE(_core, m) {
       .def("pack", &Stencil::pack, nb::arg("weight").noconvert(), nb::arg("packed").noconvert())
       .def("run", &Stencil::run, nb::arg("x").noconvert(), nb::arg("packed").noconvert(), nb::arg("bias").noconvert().none(),
            nb::arg("out").noconvert());
-  m.def("grad_weight", [](const Problem& p, const std::string& kernel, const In& x, const In& dy, const Out& grad, int threads) {
-    x.dtype() == nb::dtype<double>() ? grad_weight_as<double>(p, kernel, x, dy, grad, threads)
-                                     : grad_weight_as<float>(p, kernel, x, dy, grad, threads);
-  }, nb::arg("problem"), nb::arg("kernel"), nb::arg("x").noconvert(), nb::arg("dy").noconvert(), nb::arg("grad").noconvert(),
-        nb::arg("threads"));
-  m.def("isas", [] {
-    std::vector<std::pair<std::string, bool>> found;
-    int count;
-    const Isa* list = isas(&count);
-    for (int i = 0; i < count; ++i) found.emplace_back(list[i].name, list[i].supported());
-    return found;
-  }, "The instruction sets of this build, best first, and whether this processor runs each.");
+  m.def(
+      "grad_weight",
+      [](const Problem& p, const std::string& kernel, const In& x, const In& dy, const Out& grad, int threads) {
+        x.dtype() == nb::dtype<double>() ? grad_weight_as<double>(p, kernel, x, dy, grad, threads)
+                                         : grad_weight_as<float>(p, kernel, x, dy, grad, threads);
+      },
+      nb::arg("problem"), nb::arg("kernel"), nb::arg("x").noconvert(), nb::arg("dy").noconvert(), nb::arg("grad").noconvert(),
+      nb::arg("threads"));
+  m.def(
+      "isas",
+      [] {
+        std::vector<std::pair<std::string, bool>> found;
+        int count;
+        const Isa* list = isas(&count);
+        for (int i = 0; i < count; ++i) found.emplace_back(list[i].name, list[i].supported());
+        return found;
+      },
+      "The instruction sets of this build, best first, and whether this processor runs each.");
 }

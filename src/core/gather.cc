@@ -8,15 +8,16 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kSumsBytes = 384 << 10;   // sums of a task: with a part of the weights they fit a second-level cache
-constexpr i64 kInputBytes = 1 << 20;  // transposed inputs of a task; a part of the channels is in use at a time
+constexpr i64 kSumsBytes = 384 << 10;  // sums of a task: with a part of the weights they fit a second-level cache
+constexpr i64 kInputBytes = 1 << 20;   // transposed inputs of a task; a part of the channels is in use at a time
 
 // Input coordinate that an output reads through a tap.
 i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
   return a.in_stride * ((output + a.out_lo - tap.out_phase) / a.out_stride - tap.shift) + tap.in_phase - a.in_lo;
 }
 
-// Classes of outputs begin .. end - 1 of one axis. Neighbours join while a class has fewer than `fewest` outputs, which would make tiles too low.
+// Classes of outputs begin .. end - 1 of one axis. Neighbours join while a class has fewer than `fewest` outputs, which would make tiles
+// too low.
 std::vector<Gather::Class> make_classes(const StencilAxis& a, i64 begin, i64 end, i64 fewest) {
   std::vector<Gather::Class> found;
   for (const auto& range : a.out_phases)
@@ -182,7 +183,8 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   i64 fewest[3];  // outputs of a class that fill a tile together with the other axes and images, about
   for (int i = 0; i < 3; ++i) {
     i64 others = batch;
-    for (int j = 0; j < 3; ++j) others *= j == i ? 1 : ceil_div(j == cut ? std::min(step, axis[j].out_size) : axis[j].out_size, axis[j].out_stride);
+    for (int j = 0; j < 3; ++j)
+      others *= j == i ? 1 : ceil_div(j == cut ? std::min(step, axis[j].out_size) : axis[j].out_size, axis[j].out_stride);
     fewest[i] = ceil_div(kMaxRows, std::max<i64>(others, 1));
     if (i != cut) classes[i] = make_classes(axis[i], 0, axis[i].out_size, fewest[i]);
   }
@@ -294,7 +296,8 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
                                     : packed_pixels<T>(room, out_size, lanes, g.cut, slab.out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
       for (const Gather::Triple& triple : slab.triples)
-        multiply(g, k, triple, pixels, zeros, packed + (group * g.blocks + b) * g.taps * g.channels * g.block, blocks, lane_bias, sums, images);
+        multiply(g, k, triple, pixels, zeros, packed + (group * g.blocks + b) * g.taps * g.channels * g.block, blocks, lane_bias, sums,
+                 images);
       if (direct) continue;
       to.data += slab.out_begin * out.stride[2 + g.cut];
       scatter_pixels(k, room, out_size, lanes, images, outputs, to);
@@ -302,7 +305,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
   });
 }
 
-#define TCONV_GATHER(T)                                                \
+#define TCONV_GATHER(T)                                                                    \
   template void pack_weights<T>(const Gather&, const Kernels<T>&, View<const T>, i64, T*); \
   template void run<T>(const Gather&, const Kernels<T>&, View<const T>, const T*, const T*, View<T>);
 TCONV_GATHER(float)

@@ -44,10 +44,10 @@ struct Gather {
   std::vector<Class> classes[3];
   std::vector<Slab> slabs;
   i64 batch, groups, channels, outputs, taps;
-  i64 block, blocks;         // lanes of a block of weights, and how many blocks a group has
-  i64 images;                // of one task
-  i64 runs, blocks_per_run;  // blocks are shared out in runs where images alone would not feed all threads
-  i64 blocks_at_once;        // whose sums fit a second-level cache
+  i64 block, blocks;              // lanes of a block of weights, and how many blocks a group has
+  i64 images;                     // of one task
+  i64 runs, blocks_per_run;       // blocks are shared out in runs where images alone would not feed all threads
+  i64 blocks_at_once;             // whose sums fit a second-level cache
   i64 slab_outputs, slab_inputs;  // positions of the largest slab
   int threads;
 

@@ -120,12 +120,16 @@ void weave_squares(T* y, const T* const* rows, i64 phases, i64 count, T bias) {
 template <class T, int N>
 void weave(T* y, const T* const* rows, i64 phases, i64 count, T bias, bool stream) {
   // Streaming needs a whole vector of y to begin between two positions, and lines enough for the two partial ones not to matter.
-  stream = stream && N > 1 && count * phases * i64(sizeof(T)) >= 1024 && reinterpret_cast<std::uintptr_t>(y) / sizeof(T) % (phases <= 4 ? phases : 1) == 0;
+  stream = stream && N > 1 && count * phases * i64(sizeof(T)) >= 1024 &&
+           reinterpret_cast<std::uintptr_t>(y) / sizeof(T) % (phases <= 4 ? phases : 1) == 0;
   if constexpr (N > 1) {
-    if (phases == 1) return stream ? weave_vectors<T, N, 1, true>(y, rows, count, bias) : weave_vectors<T, N, 1, false>(y, rows, count, bias);
-    if (phases == 2) return stream ? weave_vectors<T, N, 2, true>(y, rows, count, bias) : weave_vectors<T, N, 2, false>(y, rows, count, bias);
+    if (phases == 1)
+      return stream ? weave_vectors<T, N, 1, true>(y, rows, count, bias) : weave_vectors<T, N, 1, false>(y, rows, count, bias);
+    if (phases == 2)
+      return stream ? weave_vectors<T, N, 2, true>(y, rows, count, bias) : weave_vectors<T, N, 2, false>(y, rows, count, bias);
     if constexpr (N >= 4)
-      if (phases == 4) return stream ? weave_vectors<T, N, 4, true>(y, rows, count, bias) : weave_vectors<T, N, 4, false>(y, rows, count, bias);
+      if (phases == 4)
+        return stream ? weave_vectors<T, N, 4, true>(y, rows, count, bias) : weave_vectors<T, N, 4, false>(y, rows, count, bias);
     if constexpr (N >= 16)
       if (phases >= 16) return weave_squares<T, 16>(y, rows, phases, count, bias);
     if constexpr (N >= 8)
@@ -223,10 +227,10 @@ constexpr Kernels<T> make() {
 }  // namespace tconv
 
 // What an isa_<name>.cc holds: the two tables that the registry's line declares. Constants, so that loading them runs no code.
-#define TCONV_INSTANTIATE(name, lanes, registers)                                          \
-  namespace tconv {                                                                        \
-  extern const Kernels<float> name##_f32;                                                  \
-  extern const Kernels<double> name##_f64;                                                 \
-  constexpr Kernels<float> name##_f32 = make<float, lanes, registers>();                       \
+#define TCONV_INSTANTIATE(name, lanes, registers)                                                \
+  namespace tconv {                                                                              \
+  extern const Kernels<float> name##_f32;                                                        \
+  extern const Kernels<double> name##_f64;                                                       \
+  constexpr Kernels<float> name##_f32 = make<float, lanes, registers>();                         \
   constexpr Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(); \
   }

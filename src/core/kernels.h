@@ -23,8 +23,8 @@ using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, con
 // added where `add` is false. Rows are read and written through one pointer each (Dukhan, arXiv:1907.02129).
 constexpr int kGatherVecs = 2;
 template <class T>
-using Gathered = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out,
-                          const T* bias, bool add);
+using Gathered = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias,
+                          bool add);
 
 // The write-back: y[q * phases + p] = rows[p][q] + bias for q < count: the stride phases of one output row, interleaved.
 // `stream` asks for stores that go past the caches, where y is too large to be found there again.
@@ -61,11 +61,15 @@ struct Isa {
 };
 
 template <>
-inline const Kernels<float>& Isa::kernels<float>() const { return *f32; }
+inline const Kernels<float>& Isa::kernels<float>() const {
+  return *f32;
+}
 template <>
-inline const Kernels<double>& Isa::kernels<double>() const { return *f64; }
+inline const Kernels<double>& Isa::kernels<double>() const {
+  return *f64;
+}
 
-const Isa* isas(int* count);          // everything compiled in, best first
+const Isa* isas(int* count);            // everything compiled in, best first
 const Isa* find_isa(const char* name);  // null: no such name, or this processor lacks it
 
 }  // namespace tconv

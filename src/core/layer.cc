@@ -48,8 +48,8 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, in
   } else {
     const double by_channels = cycles(Gather(spec, dir, 1, lanes, element_bytes));
     char text[160];
-    std::snprintf(text, sizeof text, "lanes over positions: %.3g cycles; lanes over channels: %.3g cycles (estimates, one thread)", estimate,
-                  by_channels);
+    std::snprintf(text, sizeof text, "lanes over positions: %.3g cycles; lanes over channels: %.3g cycles (estimates, one thread)",
+                  estimate, by_channels);
     why = text;
     method = by_channels < estimate ? Method::channels : Method::positions;
     estimate = std::min(estimate, by_channels);
@@ -86,8 +86,8 @@ void Layer::run(View<const T> in, const T* packed, const T* bias, View<T> out) c
            : tconv::run<T>(*positions, isa.kernels<T>(), in, packed, bias, out);
 }
 
-#define TCONV_LAYER(T)                                       \
-  template void Layer::pack<T>(View<const T>, T*) const;     \
+#define TCONV_LAYER(T)                                   \
+  template void Layer::pack<T>(View<const T>, T*) const; \
   template void Layer::run<T>(View<const T>, const T*, const T*, View<T>) const;
 TCONV_LAYER(float)
 TCONV_LAYER(double)

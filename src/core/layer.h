@@ -19,7 +19,7 @@ struct Layer {
 
   Direction direction;
   const Isa& isa;
-  std::unique_ptr<const Plan> positions;   // one of the two
+  std::unique_ptr<const Plan> positions;  // one of the two
   std::unique_ptr<const Gather> channels;
   i64 channels_per_group;  // input channels of the weight
   std::string why;         // the estimates behind the choice

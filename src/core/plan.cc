@@ -21,9 +21,7 @@ std::vector<Tap> taps_of(const StencilAxis& a, i64 phase) {
   return {begin, end};
 }
 
-i64 index_of(const std::vector<i64>& values, i64 value) {
-  return std::lower_bound(values.begin(), values.end(), value) - values.begin();
-}
+i64 index_of(const std::vector<i64>& values, i64 value) { return std::lower_bound(values.begin(), values.end(), value) - values.begin(); }
 
 struct PhaseTaps {
   std::vector<i64> offsets, taps;
@@ -36,8 +34,9 @@ PhaseTaps phase_taps(const Plan& plan, i64 pd, i64 ph, i64 pw) {
   for (const Tap& td : taps_of(d, pd))
     for (const Tap& th : taps_of(h, ph))
       for (const Tap& tw : taps_of(w, pw)) {
-        const i64 plane = (index_of(d.in_phases, td.in_phase) * i64(h.in_phases.size()) + index_of(h.in_phases, th.in_phase)) *
-                              i64(w.in_phases.size()) + index_of(w.in_phases, tw.in_phase);
+        const i64 plane =
+            (index_of(d.in_phases, td.in_phase) * i64(h.in_phases.size()) + index_of(h.in_phases, th.in_phase)) * i64(w.in_phases.size()) +
+            index_of(w.in_phases, tw.in_phase);
         const i64 at = ((d.shift_max - td.shift) * h.extent + h.shift_max - th.shift) * w.extent + w.shift_max - tw.shift;
         found.offsets.push_back(plane * plan.plane + at);
         found.taps.push_back((td.tap * h.kernel + th.tap) * w.kernel + tw.tap);
@@ -153,7 +152,8 @@ void make_unit(Plan& plan, std::vector<Unit::Lead> leads, i64 begin, i64 end, bo
     // There and back again: rows that differ along one axis only are neighbours.
     const auto key = [&](const PhaseOf& p) {
       const Unit::Lead& lead = unit.leads[p.index / run];
-      const i64 d = tap_rank(plan.axis[0], lead.depth), h = tap_rank(plan.axis[1], lead.row), w = tap_rank(plan.axis[2], begin + p.index % run);
+      const i64 d = tap_rank(plan.axis[0], lead.depth), h = tap_rank(plan.axis[1], lead.row),
+                w = tap_rank(plan.axis[2], begin + p.index % run);
       return std::array<i64, 3>{-d, d % 2 ? -h : h, (d + h) % 2 ? -w : w};
     };
     std::stable_sort(phases.begin(), phases.end(), [&](const PhaseOf& x, const PhaseOf& y) { return key(x) < key(y); });
@@ -202,7 +202,8 @@ StencilAxis::StencilAxis(const Axis& a, Direction direction) {
     const i64 at = t * a.dilation, phase = at % a.stride, shift = at / a.stride;
     const Tap tap = forward ? Tap{t, phase, 0, shift} : Tap{t, 0, phase, -shift};
     // A tap that the crop or a wide dilation leaves without work must not widen what a box reads.
-    const i64 low = ceil_div(in_lo - tap.in_phase, in_stride) + tap.shift, high = floor_div(in_lo + in_size - 1 - tap.in_phase, in_stride) + tap.shift;
+    const i64 low = ceil_div(in_lo - tap.in_phase, in_stride) + tap.shift,
+              high = floor_div(in_lo + in_size - 1 - tap.in_phase, in_stride) + tap.shift;
     if (std::max(low, first) <= std::min(high, first + count - 1)) taps.push_back(tap);
   }
   std::stable_sort(taps.begin(), taps.end(), [](const Tap& x, const Tap& y) { return x.out_phase < y.out_phase; });
@@ -245,7 +246,9 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   for (const StencilAxis& a : axis) exact *= double(a.extent);
   if (exact > 1e17) throw std::bad_alloc();
   make_units(*this);
-  const auto height = [&](i64 rows, i64 depth) { return element_bytes == 8 ? tile_rows(*isa.f64, rows, depth) : tile_rows(*isa.f32, rows, depth); };
+  const auto height = [&](i64 rows, i64 depth) {
+    return element_bytes == 8 ? tile_rows(*isa.f64, rows, depth) : tile_rows(*isa.f32, rows, depth);
+  };
   for (Unit& unit : units)
     for (RowGroup& g : unit.groups) {
       const i64 depth = channels * i64(g.offsets.size());

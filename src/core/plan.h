@@ -40,22 +40,22 @@ struct StencilAxis {
   StencilAxis(const Axis& axis, Direction direction);
 
   i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
-  std::vector<Tap> taps;       // those that join an input to an output that exists, by output phase
-  std::vector<i64> in_phases;                    // those that some tap reads
-  std::vector<std::pair<i64, i64>> out_phases;   // those that some output has, as ranges [begin, end): one, or two if they wrap
-  i64 first, count;            // the positions q = first .. first + count - 1
+  std::vector<Tap> taps;                        // those that join an input to an output that exists, by output phase
+  std::vector<i64> in_phases;                   // those that some tap reads
+  std::vector<std::pair<i64, i64>> out_phases;  // those that some output has, as ranges [begin, end): one, or two if they wrap
+  i64 first, count;                             // the positions q = first .. first + count - 1
   i64 shift_min, shift_max;
   i64 box = 0, extent = 0;  // positions of a box, and the inputs it reads a phase: box + shift_max - shift_min
 };
 
 // Rows of a unit that are multiplied together: they read the same offsets of the panel.
 struct RowGroup {
-  i64 slot, slots;                           // phases slot .. slot + slots - 1 of the unit
-  std::vector<i64> offsets;                  // in the panel, one a tap
-  std::vector<std::vector<i64>> taps;        // [phase of the group][tap]: index into the kernel
-  bool add = false;                          // to sums of an earlier group
-  int height = 0, last_height = 0;           // of the tiles, for a block of channels and for the last block
-  i64 weights_before = 0;                    // packed weights of the unit's earlier groups, per (channel, m)
+  i64 slot, slots;                     // phases slot .. slot + slots - 1 of the unit
+  std::vector<i64> offsets;            // in the panel, one a tap
+  std::vector<std::vector<i64>> taps;  // [phase of the group][tap]: index into the kernel
+  bool add = false;                    // to sums of an earlier group
+  int height = 0, last_height = 0;     // of the tiles, for a block of channels and for the last block
+  i64 weights_before = 0;              // packed weights of the unit's earlier groups, per (channel, m)
 };
 
 // The phases computed together: all phases along the row (or a run of them), for one or more phases of the other axes.
@@ -64,8 +64,8 @@ struct Unit {
     i64 depth, row;
   };
   std::vector<Lead> leads;
-  i64 begin, end;             // phases along the row
-  std::vector<i64> slot;      // [lead][phase - begin] -> row block of the accumulator panel
+  i64 begin, end;         // phases along the row
+  std::vector<i64> slot;  // [lead][phase - begin] -> row block of the accumulator panel
   std::vector<RowGroup> groups;
 };
 

@@ -72,7 +72,8 @@ struct Lanes {
       const StencilAxis& a = p.axis[i];
       first[i] = box.size[i], last[i] = 0;
       for (const Unit::Lead& lead : unit.leads) {
-        const Inside in(a.out_stride * (a.first + box.at[i]) + (i ? lead.row : lead.depth) - a.out_lo, a.out_stride, a.out_size, box.size[i]);
+        const Inside in(a.out_stride * (a.first + box.at[i]) + (i ? lead.row : lead.depth) - a.out_lo, a.out_stride, a.out_size,
+                        box.size[i]);
         first[i] = std::min(first[i], in.begin), last[i] = std::max(last[i], in.end);
       }
     }
@@ -86,13 +87,15 @@ struct Lanes {
 template <class T>
 void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, Lanes lanes, i64 b, const T* weights, T* acc,
               i64 pitch) {
-  const i64 outputs = p.block_outputs(b), skipped = lanes.begin / k.lanes * k.lanes, vectors = ceil_div(lanes.end - skipped, k.lanes), channel = p.planes * p.plane;
+  const i64 outputs = p.block_outputs(b), skipped = lanes.begin / k.lanes * k.lanes, vectors = ceil_div(lanes.end - skipped, k.lanes),
+            channel = p.planes * p.plane;
   if (!vectors) return;
   panel += skipped, acc += skipped;
   for (const RowGroup& g : unit.groups) {
     const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = p.height(g, b);
     // Channels added up in one go, or a part of the taps of one channel.
-    const i64 part = even(p.channels, kTerms / std::max<i64>(taps, 1)), taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
+    const i64 part = even(p.channels, kTerms / std::max<i64>(taps, 1)),
+              taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
     for (i64 r = 0; r < rows; r += height) {
       const i64 tall = std::min(height, rows - r);
       i64 most = kMaxVecs;
@@ -112,14 +115,18 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
 
 // Where the phases of a unit's row segment go: the same for every row and channel of a box.
 struct Segment {
-  i64 stride, run, base;        // position q of the run's phase p belongs to column base + q * stride + p
-  bool whole;                   // all phases, at adjacent columns: one stretch of output, begin .. begin + count * stride + rest - 1
+  i64 stride, run, base;          // position q of the run's phase p belongs to column base + q * stride + p
+  bool whole;                     // all phases, at adjacent columns: one stretch of output, begin .. begin + count * stride + rest - 1
   i64 begin, first, count, rest;  // which starts with phase `first`
 
   template <class T>
   Segment(const StencilAxis& w, const Unit& unit, const Box& box, const View<T>& out)
-      : stride(w.out_stride), run(unit.end - unit.begin), base(stride * (w.first + box.at[2]) + unit.begin - w.out_lo),
-        whole(run == stride && out.stride[4] == 1), begin(std::max<i64>(base, 0)), first(begin - base) {
+      : stride(w.out_stride),
+        run(unit.end - unit.begin),
+        base(stride * (w.first + box.at[2]) + unit.begin - w.out_lo),
+        whole(run == stride && out.stride[4] == 1),
+        begin(std::max<i64>(base, 0)),
+        first(begin - base) {
     const i64 columns = std::min(base + stride * box.size[2], w.out_size) - begin;
     count = columns / stride, rest = columns % stride;
   }
@@ -144,7 +151,8 @@ void write_row(const Segment& s, const Kernels<T>& k, const StencilAxis& w, cons
 }
 
 template <class T>
-void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box& box, i64 outputs, const T* acc, i64 pitch, const T* bias, const View<T>& out, bool stream) {
+void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box& box, i64 outputs, const T* acc, i64 pitch, const T* bias,
+                const View<T>& out, bool stream) {
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
   const Segment segment(w, unit, box, out);
   const i64 run = segment.run;
@@ -162,7 +170,8 @@ void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box&
               const i64 base = segment.base + ph;
               const Inside in(base, w.out_stride, w.out_size, box.size[2]);
               k.transpose(acc + unit.slot[l * run + ph] * outputs * pitch + lane + in.begin, pitch,
-                          y + (base + in.begin * w.out_stride) * out.stride[4], out.stride[4] * w.out_stride, outputs, in.end - in.begin, bias);
+                          y + (base + in.begin * w.out_stride) * out.stride[4], out.stride[4] * w.out_stride, outputs, in.end - in.begin,
+                          bias);
             }
             continue;
           }
@@ -244,7 +253,8 @@ template <class T>
 void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const T* bias, View<T> out) {
   const Tasks tasks(p);
   // An output larger than the last cache's share is not found there by who reads it next: it need not pass through.
-  const bool stream = p.batch * p.groups * p.outputs * p.axis[0].out_size * p.axis[1].out_size * p.axis[2].out_size * i64(sizeof(T)) >= kStreamBytes;
+  const bool stream =
+      p.batch * p.groups * p.outputs * p.axis[0].out_size * p.axis[1].out_size * p.axis[2].out_size * i64(sizeof(T)) >= kStreamBytes;
   i64 unit_rows = 0;
   for (const Unit& unit : p.units) unit_rows = std::max(unit_rows, i64(unit.slot.size()) * p.block);
   parallel_for(tasks.count(), p.threads, [&](i64 task) {
@@ -274,9 +284,9 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
   });
 }
 
-#define TCONV_STENCIL(T)                                                                                 \
+#define TCONV_STENCIL(T)                                                                                              \
   template void pack_panel<T>(const Plan&, const Kernels<T>&, const View<const T>&, i64, const Box&, T*, PanelPitch); \
-  template void pack_weights<T>(const Plan&, View<const T>, i64, T*);                                    \
+  template void pack_weights<T>(const Plan&, View<const T>, i64, T*);                                                 \
   template void run<T>(const Plan&, const Kernels<T>&, View<const T>, const T*, const T*, View<T>);
 TCONV_STENCIL(float)
 TCONV_STENCIL(double)

@@ -73,7 +73,9 @@ struct Definition {
                 o = o * out[a] + p;
               }
               const i64 channel = c / ci * co + m;
-              if (inside) f((n * s.in_channels + c) * volume(in) + i, (c * co + m) * volume(taps) + t, (n * s.out_channels + channel) * volume(out) + o);
+              if (inside)
+                f((n * s.in_channels + c) * volume(in) + i, (c * co + m) * volume(taps) + t,
+                  (n * s.out_channels + channel) * volume(out) + o);
             }
   }
 };
@@ -85,7 +87,8 @@ void compare(const std::vector<T>& got, const std::vector<double>& sum, const st
              Method method, int line) {
   for (std::size_t i = 0; i < got.size(); ++i)
     if (!(std::fabs(double(got[i]) - sum[i]) <= 64 * std::numeric_limits<T>::epsilon() * (size[i] + 1e-30))) {
-      std::printf("FAILED %s %s method %d problem %d element %zu: %g, definition %g\n", what, isa, int(method), line, i, double(got[i]), sum[i]);
+      std::printf("FAILED %s %s method %d problem %d element %zu: %g, definition %g\n", what, isa, int(method), line, i, double(got[i]),
+                  sum[i]);
       ++failures;
       return;
     }
@@ -147,11 +150,16 @@ void check(const Spec& spec, const Isa& isa, int line) {
 // One axis of a kind: ordinary, far stamps, wide dilation, large kernel, stride and dilation with a common divisor.
 Axis random_axis(i64 kind, i64 scale) {
   switch (kind) {
-    case 1: return {pick(1, 2 + scale), pick(1, 2), pick(1, 20 * scale), pick(1, 3), 0, 0};
-    case 2: return {pick(1, 3 * scale), pick(1, 4), pick(1, 7), pick(1, 12 * scale), 0, 0};
-    case 3: return {pick(1, 4), pick(1, 12 * scale), pick(1, 9), pick(1, 2), 0, 0};
-    case 4: return {pick(1, 12 * scale), pick(1, 4), 2 * pick(1, 3), 2 * pick(1, 4), 0, 0};
-    default: return {pick(1, 10 * scale), pick(1, 5), pick(1, 4), pick(1, 3), 0, 0};
+    case 1:
+      return {pick(1, 2 + scale), pick(1, 2), pick(1, 20 * scale), pick(1, 3), 0, 0};
+    case 2:
+      return {pick(1, 3 * scale), pick(1, 4), pick(1, 7), pick(1, 12 * scale), 0, 0};
+    case 3:
+      return {pick(1, 4), pick(1, 12 * scale), pick(1, 9), pick(1, 2), 0, 0};
+    case 4:
+      return {pick(1, 12 * scale), pick(1, 4), 2 * pick(1, 3), 2 * pick(1, 4), 0, 0};
+    default:
+      return {pick(1, 10 * scale), pick(1, 5), pick(1, 4), pick(1, 3), 0, 0};
   }
 }
 
@@ -159,12 +167,23 @@ Axis random_axis(i64 kind, i64 scale) {
 void random_crop(Axis& a, i64 kind, i64 scale) {
   const i64 full = a.full();
   switch (kind) {
-    case 1: a.lo = pick(0, full - 1), a.hi = full - 1 - a.lo - pick(0, std::min<i64>(full - 1 - a.lo, 3)); break;
-    case 2: a.lo = -pick(0, 12 * scale), a.hi = pick(0, full - 1); break;
-    case 3: a.hi = -pick(0, 12 * scale), a.lo = pick(0, full - 1); break;
-    case 4: a.lo = full + pick(0, 9), a.hi = -pick(10, 20); break;
-    case 5: a.lo = pick(-3, std::min<i64>(6, full - 1)), a.hi = pick(-3, std::min<i64>(6, full - 1 - a.lo)); break;
-    default: break;
+    case 1:
+      a.lo = pick(0, full - 1), a.hi = full - 1 - a.lo - pick(0, std::min<i64>(full - 1 - a.lo, 3));
+      break;
+    case 2:
+      a.lo = -pick(0, 12 * scale), a.hi = pick(0, full - 1);
+      break;
+    case 3:
+      a.hi = -pick(0, 12 * scale), a.lo = pick(0, full - 1);
+      break;
+    case 4:
+      a.lo = full + pick(0, 9), a.hi = -pick(10, 20);
+      break;
+    case 5:
+      a.lo = pick(-3, std::min<i64>(6, full - 1)), a.hi = pick(-3, std::min<i64>(6, full - 1 - a.lo));
+      break;
+    default:
+      break;
   }
 }
 
