@@ -108,6 +108,7 @@ class Pool {
         // Detached: they sleep until the process ends; joining at exit could hang in a forked child.
         std::thread(&Pool::loop, this, int(workers_.size()) - 1, generation_.load()).detach();
       } catch (const std::system_error&) {
+        std::lock_guard<std::mutex> lock(mutex_);
         workers_.pop_back();
         return int(workers_.size());
       }
