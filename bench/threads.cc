@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Our pool beside OpenMP: a loop of short tasks on two threads, after a gap in which the caller is busy elsewhere. The table in
-// docs/design.md. Build and run: cmake -S . -B build/check -DTCONV_CHECK=ON && cmake --build build/check && build/check/threads
+// docs/design.md. Build and run:
+//   cmake -S . -B build/check -DTCONV_CHECK=ON && cmake --build build/check --target threads && build/check/threads
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
