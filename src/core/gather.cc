@@ -20,27 +20,26 @@ i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
 // too low.
 std::vector<Gather::Class> make_classes(const StencilAxis& a, i64 begin, i64 end, i64 fewest) {
   std::vector<Gather::Class> found;
-  for (const auto& range : a.out_phases)
-    for (i64 phase = range.first; phase < range.second; ++phase) {
-      const std::size_t first = found.size();  // classes of other phases read other taps and never join
-      for (i64 o = begin + floor_mod(phase - a.out_lo - begin, a.out_stride); o < end; o += a.out_stride) {
-        std::vector<Tap> taps;
-        for (const Tap& t : a.taps)
-          if (const i64 at = input_of(a, o, t); t.out_phase == phase && at >= 0 && at < a.in_size) taps.push_back(t);
-        const auto same = [&](const Gather::Class& c) {
-          return std::equal(c.taps.begin(), c.taps.end(), taps.begin(), taps.end(),
-                            [](const Tap& x, const Tap& y) { return x.tap == y.tap; });
-        };
-        auto home = std::find_if(found.begin() + i64(first), found.end(), same);
-        if (home == found.end() && found.size() > first && i64(found.back().outputs.size()) < fewest) {
-          home = found.end() - 1;
-          for (const Tap& t : taps)
-            if (std::none_of(home->taps.begin(), home->taps.end(), [&](const Tap& x) { return x.tap == t.tap; })) home->taps.push_back(t);
-        }
-        if (home == found.end()) home = found.insert(found.end(), Gather::Class{{}, std::move(taps)});
-        home->outputs.push_back(o);
+  for (i64 phase = a.out_begin; phase < a.out_end; ++phase) {
+    const std::size_t first = found.size();  // classes of other phases read other taps and never join
+    for (i64 o = begin + floor_mod(phase - a.out_lo - begin, a.out_stride); o < end; o += a.out_stride) {
+      std::vector<Tap> taps;
+      for (const Tap& t : a.taps)
+        if (const i64 at = input_of(a, o, t); t.out_phase == phase && at >= 0 && at < a.in_size) taps.push_back(t);
+      const auto same = [&](const Gather::Class& c) {
+        return std::equal(c.taps.begin(), c.taps.end(), taps.begin(), taps.end(),
+                          [](const Tap& x, const Tap& y) { return x.tap == y.tap; });
+      };
+      auto home = std::find_if(found.begin() + i64(first), found.end(), same);
+      if (home == found.end() && found.size() > first && i64(found.back().outputs.size()) < fewest) {
+        home = found.end() - 1;
+        for (const Tap& t : taps)
+          if (std::none_of(home->taps.begin(), home->taps.end(), [&](const Tap& x) { return x.tap == t.tap; })) home->taps.push_back(t);
       }
+      if (home == found.end()) home = found.insert(found.end(), Gather::Class{{}, std::move(taps)});
+      home->outputs.push_back(o);
     }
+  }
   return found;
 }
 

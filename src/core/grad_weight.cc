@@ -71,10 +71,11 @@ void one_group(const Kernels<T>& k, const Side<T>& rows, const Side<T>& lanes, O
     const T* row = row_data + first * row_panel + (o.lanes_are_x ? shift * tall : 0);
     const T* lane = lane_data + (o.lanes_are_x ? 0 : shift * pitch);
     T* out = sums + (taps.taps[0][tap] * rows.channels + first) * pitch;
-    i64 most = kMaxVecs;
-    while (!k.tile[tall][most]) --most;
+    const i64 most = tile_vecs(k, tall);
+    i64 at[kMaxRows];
+    for (i64 r = 0; r < tall; ++r) at[r] = r * pitch;
     for (i64 v = 0; v < vectors; v += most)
-      k.tile[tall][std::min(most, vectors - v)](box.lanes(plan), pitch, 1, &none, row, lane + v * k.lanes, out + v * k.lanes, pitch, add);
+      k.tile[tall][std::min(most, vectors - v)](box.lanes(plan), pitch, 1, &none, row, lane + v * k.lanes, out + v * k.lanes, at, add);
   };
   for (i64 b = 0; b < boxes.count(); ++b) {
     const Box box = boxes(plan, b);
@@ -104,7 +105,7 @@ template <class T>
 void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T> dy, View<T> grad, int threads) {
   // One thread's boxes, whatever the number of threads: where the sums are cut decides their rounding.
   const Kernels<T>& k = isa.kernels<T>();
-  const Plan plan(spec, Direction::grad_input, isa, 1, sizeof(T));
+  const Plan plan(spec, Direction::grad_input, isa, 1, sizeof(T), false);
   const Side<T> xs{aligned(plan, spec), x, plan.outputs}, dys{plan, dy, plan.channels};
   const auto padding = [&](i64 channels) { return double(round_up(channels, k.lanes)) / double(channels); };
   const Orientation o = padding(plan.outputs) < padding(plan.channels) ? Orientation{true, grad.stride[1], grad.stride[0]}

@@ -10,16 +10,16 @@ namespace {
 
 // Walks the R x V vectors of a tile in memory, row by row.
 template <int R, int V, class T, class F>
-inline void visit(T* row, i64 pitch, i64 lanes, F f) {
+inline void visit(T* out, const i64* rows, i64 lanes, F f) {
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r, row += pitch)
+  for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) f(r, v, row + v * lanes);
+    for (int v = 0; v < V; ++v) f(r, v, out + rows[r] + v * lanes);
 }
 
 // R rows broadcast, V vectors of lanes: R * V accumulators stay in registers; V loads and R broadcasts feed R * V multiply-adds.
 template <class T, int N, int R, int V>
-void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, i64 ldo, bool add) {
+void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, const i64* rows, bool add) {
   using vec = Vec<T, N>;
   vec acc[R][V] = {};
   for (; channels > 0; --channels, x += pitch)
@@ -34,9 +34,9 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, con
         for (int v = 0; v < V; ++v) acc[r][v] += w[r] * lanes[v];
     }
   if (add)
-    visit<R, V>(out, ldo, N, [&](int r, int v, T* at) { store(at, load<vec>(at) + acc[r][v]); });
+    visit<R, V>(out, rows, N, [&](int r, int v, T* at) { store(at, load<vec>(at) + acc[r][v]); });
   else
-    visit<R, V>(out, ldo, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
+    visit<R, V>(out, rows, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
 }
 
 template <class T, int N, int R>
@@ -199,6 +199,16 @@ void copy(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 begi
   }
 }
 
+template <class T, int N>
+void copy_stretches(const T* from, i64 ahead, T* to, const Stretch* stretches, i64 count) {
+  for (const Stretch* s = stretches; s < stretches + count; ++s) {
+    const T* at = from + s->from;
+    for (i64 i = 0; i < s->count; i += 64 / i64(sizeof(T))) __builtin_prefetch(at + ahead + i);
+    zero_run<T, N>(to + s->to, s->zeros);
+    copy_run<T, N>(at, to + s->to + s->zeros, s->count);
+  }
+}
+
 // A tile takes R * V accumulators, V lanes and a broadcast.
 template <class T, int N, int Registers, int R, int V>
 constexpr Tile<T> pick() {
@@ -218,7 +228,7 @@ constexpr void fill(Kernels<T>& k) {
 
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
-  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>};
+  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>};
   fill<T, N, Registers, kMaxRows>(k);
   return k;
 }

@@ -13,10 +13,10 @@ constexpr i64 kTerms = 256;
 constexpr int kMaxRows = 12, kMaxVecs = 8;
 
 // The microkernel: out[r][lane] (+)= sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane]
-// for R rows and V vectors of lanes, at out[r * ldo + lane]. The sum starts from zero and is added to `out` when it is
+// for R rows and V vectors of lanes, at out[rows[r] + lane]. The sum starts from zero and is added to `out` when it is
 // complete, so that a long sum taken in parts rounds like a tree, not like a chain. Reads exactly V * lanes values of x a tap.
 template <class T>
-using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, i64 ldo, bool add);
+using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, const i64* rows, bool add);
 
 // The other microkernel, for lanes over channels: out[r][lane] (+)= sum over t < taps and first <= c < last of
 // rows[t * R + r][c] * w[offsets[t] + c * lanes + lane], with R rows, kGatherVecs vectors of lanes, and `bias` (or null)
@@ -39,6 +39,14 @@ using Transpose = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i
 template <class T>
 using Copy = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 begin, i64 end, i64 columns);
 
+// The same for stretches that lie anywhere: to[to .. to + zeros) = 0, and after them `count` elements from `from` on; while one channel
+// is copied, the next one, `ahead` elements further on, is fetched.
+struct Stretch {
+  i64 to, zeros, from, count;
+};
+template <class T>
+using CopyStretches = void (*)(const T* from, i64 ahead, T* to, const Stretch* stretches, i64 count);
+
 template <class T>
 struct Kernels {
   int lanes;                                 // elements of a vector
@@ -47,6 +55,7 @@ struct Kernels {
   Weave<T> weave;
   Transpose<T> transpose;
   Copy<T> copy;
+  CopyStretches<T> copy_stretches;
 };
 
 // One instruction set: its name, whether this processor runs it, and its tables.

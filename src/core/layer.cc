@@ -17,7 +17,7 @@ double cycles(const Plan& p, int lanes) {
   double rows = 0;  // multiply-adds a vector of lanes and channel, low tiles counted at what they reach
   for (const Unit& u : p.units)
     for (const RowGroup& g : u.groups) {
-      const double n = double(g.slots * p.block);
+      const double n = double(i64(g.slots.size()) * p.block);
       rows += n * double(g.offsets.size()) * (n < 4 ? 4 / n : 1.0) * double(p.outputs) / double(p.block);
     }
   const double phases = double(p.axis[0].out_stride) * double(p.axis[1].out_stride) * double(p.axis[2].out_stride);
@@ -65,7 +65,7 @@ std::vector<i64> Layer::signature() const {
   std::vector<i64> found{channels != nullptr};
   if (positions)
     for (const StencilAxis& a : positions->axis) {
-      for (const auto& range : a.out_phases) found.insert(found.end(), {range.first, range.second});
+      found.insert(found.end(), {a.out_stride, a.out_begin, a.out_end});
       for (const Tap& t : a.taps) found.push_back(t.tap);
     }
   return found;

@@ -3,16 +3,20 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <new>
+#include <set>
 
 namespace tconv {
 namespace {
 
-// What a box may take of a core's second-level cache: the panel of inputs, and the panel of accumulators.
+// What a box's panel of inputs may take of a core's second-level cache; with larger boxes the tiles wait for it.
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 1024;
-constexpr i64 kUnitRows = 24;  // accumulator rows of a unit: a multiple of every tall tile (12, 8, 6, 4)
+// Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
+constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
+constexpr double kPackCycles = 0.4;                    // an element of a panel
+constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
+constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
 
 // The taps of one output phase of an axis.
 std::vector<Tap> taps_of(const StencilAxis& a, i64 phase) {
@@ -44,40 +48,100 @@ PhaseTaps phase_taps(const Plan& plan, i64 pd, i64 ph, i64 pw) {
   return found;
 }
 
+// Rows of whole width have zeros at both ends: those at the end of one serve the next as well. How many may be left out.
+i64 shared_zeros(const StencilAxis& w) {
+  if (w.box != w.count) return 0;
+  const i64 extent = w.box + w.halo();
+  i64 shared = std::min(w.halo(), w.box - 1);  // more, and taps of two rows would have one offset
+  for (i64 phase : w.in_phases) {
+    const i64 start = phase - w.in_stride * w.shift_max - w.in_lo;  // input coordinate of the first column
+    const i64 before = std::clamp<i64>(ceil_div(-start, w.in_stride), 0, extent);
+    const i64 after = extent - std::clamp<i64>(ceil_div(w.in_size - start, w.in_stride), 0, extent);
+    shared = std::min({shared, before, std::max<i64>(after, 0)});
+  }
+  return shared;
+}
+
+// Cycles of a tap of an h x v tile: two multiply-adds a cycle, or two loads (lanes may straddle lines), or four cycles of latency,
+// whichever is most; the closer loads come to two a cycle, the more of them wait for the second-level cache (measured: 12x2 95 %, 8x3 99 %,
+// 8x2 90 %).
+double tap_cycles(double h, double v) {
+  const double multiply = h * v / 2, load = (h + 2 * v) / 2;
+  return std::max({multiply * (1 + std::clamp(0.6 * load / multiply - 0.35, 0.0, 0.15)), load, 4.0});
+}
+
+// The tile that most of a plan's work is done by, and what it makes of a run of lanes.
+struct Tiling {
+  i64 height, wide, lanes;
+
+  double cycles(i64 positions) const {
+    const i64 vectors = ceil_div(positions, lanes), rest = vectors % wide;
+    return double(vectors / wide) * tap_cycles(double(height), double(wide)) + (rest ? tap_cycles(double(height), double(rest)) : 0.0);
+  }
+};
+
+// Where strips break: vectors that run on waste the lanes between rows (or slabs), those that stop waste lanes at the end. Rows of their
+// own are stored in whole lines, which is worth a little.
+struct Broken {
+  Break at;
+  double cycles;
+
+  Broken(const Tiling& t, i64 row, i64 slab, i64 pitch, i64 rows, i64 slabs) {
+    const double on = t.cycles((slabs - 1) * slab + (rows - 1) * pitch + row);
+    const double by_slab = double(slabs) * t.cycles((rows - 1) * pitch + row), by_row = double(slabs * rows) * t.cycles(row);
+    at = Break::never, cycles = on;
+    if (by_slab <= cycles) at = Break::slabs, cycles = by_slab;
+    if (by_row <= 1.02 * cycles) at = Break::rows, cycles = by_row;
+  }
+};
+
+// Estimated cycles of a box of so many positions an axis and images: its tiles, and its packing.
+double box_cycles(const Plan& p, const Tiling& t, i64 w, i64 h, i64 d, i64 n) {
+  const i64 pitch = w + p.axis[2].halo() - shared_zeros(p.axis[2]), slab = pitch * (h + p.axis[1].halo());
+  const double tiles = double(p.channels * p.outputs) * double(p.taps) / double(t.height);
+  const double packed = double(p.channels * p.planes) * double(slab) * double((d + p.axis[0].halo()) * n);
+  return Broken(t, w, slab, pitch, h, d * n).cycles * tiles + kPackCycles * packed;
+}
+
+// The pieces of `count`, at most `most` each, whose total cost is lowest.
+template <class F>
+i64 cheapest(i64 count, i64 most, F cost) {
+  i64 best = even(count, most);
+  double lowest = 1e300;
+  for (i64 pieces = ceil_div(count, std::max<i64>(most, 1)), last = std::min(count, 4 * pieces + 4); pieces <= last; ++pieces) {
+    const i64 small = count / pieces, large = count % pieces;  // pieces of small + 1
+    const double total = double(pieces - large) * cost(small) + (large ? double(large) * cost(small + 1) : 0.0);
+    if (total < 0.995 * lowest) lowest = total, best = ceil_div(count, pieces);
+  }
+  return best;
+}
+
 // Boxes grow from the row outwards while the panel fits: columns, rows, depth, images. `wanted` boxes keep all threads busy.
-void choose_box(Plan& plan, i64 panel_elements, i64 wanted) {
+void choose_box(Plan& plan, const Tiling& t, i64 panel_elements, i64 wanted) {
   StencilAxis *d = &plan.axis[0], *h = &plan.axis[1], *w = &plan.axis[2];
-  const auto halo = [](const StencilAxis* a) { return a->shift_max - a->shift_min; };
-  const i64 room = std::max<i64>(64, std::min<i64>(kMaxLanes, panel_elements / (plan.channels * plan.planes)));
+  const i64 room = std::max<i64>(64, std::min<i64>(kMaxLanes, panel_elements / (plan.channels * plan.planes))), tile = t.wide * t.lanes;
   for (StencilAxis* a : {d, h, w}) a->box = 1;
   plan.box_batch = 1;
-  w->box = w->count + halo(w) <= room ? w->count : even(w->count, std::max<i64>(64, (room - halo(w)) / 64 * 64));
-  i64 row = w->box + halo(w);
-  if (w->box == w->count) h->box = even(h->count, std::max<i64>(room / row - halo(h), std::min<i64>(halo(h), h->count)));
-  const i64 slab = row * (h->box + halo(h));
-  if (h->box == h->count && w->box == w->count) d->box = even(d->count, room / slab - halo(d));
-  const i64 volume = slab * (d->box + halo(d));
-  if (d->box == d->count && h->box == h->count && w->box == w->count) plan.box_batch = even(std::max<i64>(plan.batch, 1), room / volume);
+  const bool whole = w->count + w->halo() <= room;
+  w->box = whole ? w->count : round_up(even(w->count, std::max<i64>(64, room - w->halo()) / tile * tile), tile);
+  const i64 row = w->box + w->halo();
+  const auto cost = [&](i64 rows, i64 depth, i64 images) { return box_cycles(plan, t, w->box, rows, depth, images); };
+  if (whole) {
+    const i64 most = std::max<i64>(room / row - h->halo(), std::min<i64>(h->halo(), h->count));
+    h->box = cheapest(h->count, most, [&](i64 rows) { return cost(rows, 1, 1); });
+  }
+  const i64 slab = row * (h->box + h->halo());
+  if (whole && h->box == h->count) d->box = cheapest(d->count, room / slab - d->halo(), [&](i64 depth) { return cost(h->box, depth, 1); });
+  const i64 volume = slab * (d->box + d->halo());
+  if (whole && h->box == h->count && d->box == d->count)
+    plan.box_batch = cheapest(std::max<i64>(plan.batch, 1), room / volume, [&](i64 images) { return cost(h->box, d->box, images); });
   const auto boxes = [&] {
     return ceil_div(plan.batch, plan.box_batch) * ceil_div(d->count, d->box) * ceil_div(h->count, h->box) * ceil_div(w->count, w->box);
   };
   if (boxes() * plan.groups * plan.blocks >= wanted) return;  // channel blocks can be shared out as well
   for (i64* size : {&plan.box_batch, &d->box, &h->box})
     while (*size > 1 && boxes() * plan.groups * plan.blocks < wanted) *size = ceil_div(*size, 2);
-  while (w->box > 128 && boxes() * plan.groups * plan.blocks < wanted) w->box = ceil_div(w->box, 2);
-}
-
-// Rows of whole width have zeros at both ends: those at the end of one serve the next as well. How many may be left out.
-i64 shared_zeros(const StencilAxis& w) {
-  if (w.box != w.count) return 0;
-  i64 shared = std::min(w.shift_max - w.shift_min, w.box - 1);  // more, and taps of two rows would have one offset
-  for (i64 phase : w.in_phases) {
-    const i64 start = w.in_stride * (w.first - w.shift_max) - w.in_lo + phase;  // input coordinate of the first column
-    const i64 before = std::clamp<i64>(ceil_div(-start, w.in_stride), 0, w.extent);
-    const i64 after = w.extent - std::clamp<i64>(ceil_div(w.in_size - start, w.in_stride), 0, w.extent);
-    shared = std::min({shared, before, std::max<i64>(after, 0)});
-  }
-  return shared;
+  while (w->box > 128 && boxes() * plan.groups * plan.blocks < wanted) w->box = round_up(ceil_div(w->box, 2), tile);
 }
 
 struct PhaseOf {
@@ -87,125 +151,166 @@ struct PhaseOf {
 
 // Rows enough to fill tiles: one group for each list of offsets.
 void group_by_list(Unit& unit, const std::vector<PhaseOf>& phases) {
-  std::map<std::vector<i64>, std::vector<const PhaseOf*>> lists;
-  for (const PhaseOf& p : phases) lists[p.taps.offsets].push_back(&p);
-  i64 slot = 0;
-  for (const auto& [offsets, members] : lists) {
-    RowGroup group{slot, i64(members.size()), offsets, {}, false};
-    for (const PhaseOf* p : members) {
-      unit.slot[p->index] = slot++;
-      group.taps.push_back(p->taps.taps);
-    }
-    unit.groups.push_back(std::move(group));
+  std::map<std::vector<i64>, RowGroup> lists;
+  for (const PhaseOf& p : phases) {
+    RowGroup& group = lists[p.taps.offsets];
+    group.offsets = p.taps.offsets;
+    group.slots.push_back(unit.slot[p.index]);
+    group.taps.push_back(p.taps.taps);
   }
+  for (auto& [offsets, group] : lists) unit.groups.push_back(std::move(group));
 }
 
-// Few rows: they are multiplied together wherever they share an offset. Offsets are grouped by the rows that read them, and
-// each run of such rows is a group that adds to the others' sums. (k9 s2: the four phases have 5x5, 5x4, 4x5 and 4x4 taps;
-// 16 offsets serve all four rows, 4 + 4 two rows, 1 a single one. `phases` come in an order that keeps such rows adjacent.)
+// Few rows: they are multiplied together wherever they share an offset. The offsets that the same rows read are a group, which adds to
+// the others' sums. (k9 s2: the four phases have 5x5, 5x4, 4x5 and 4x4 taps; 16 offsets serve all four, 4 + 4 two of them, 1 one.)
 void group_by_offset(Unit& unit, const std::vector<PhaseOf>& phases) {
-  struct Reader {
-    i64 slot, tap;
-  };
-  std::map<i64, std::vector<Reader>> readers;  // offset -> who reads it
-  for (i64 slot = 0; slot < i64(phases.size()); ++slot) {
-    const PhaseTaps& taps = phases[slot].taps;
-    unit.slot[phases[slot].index] = slot;
-    for (std::size_t t = 0; t < taps.offsets.size(); ++t) readers[taps.offsets[t]].push_back({slot, taps.taps[t]});
+  std::map<i64, std::vector<std::pair<i64, i64>>> readers;  // offset -> (slot, tap) of who reads it
+  RowGroup all;                                             // the first group stores its sums and clears them, the others add
+  for (const PhaseOf& p : phases) {
+    all.slots.push_back(unit.slot[p.index]);
+    for (std::size_t t = 0; t < p.taps.offsets.size(); ++t) readers[p.taps.offsets[t]].push_back({unit.slot[p.index], p.taps.taps[t]});
   }
-  std::map<std::pair<i64, i64>, RowGroup> runs;  // (-slots, slot): the longest run first
-  const auto run_of = [&](i64 slot, i64 slots) -> RowGroup& {
-    RowGroup& group = runs[{-slots, slot}];
-    group.slot = slot, group.slots = slots;
-    group.taps.resize(std::size_t(slots));
-    return group;
-  };
-  for (const auto& [offset, list] : readers)
-    for (std::size_t at = 0, end; at < list.size(); at = end) {
-      for (end = at + 1; end < list.size() && list[end].slot == list[end - 1].slot + 1;) ++end;
-      RowGroup& group = run_of(list[at].slot, i64(end - at));
-      group.offsets.push_back(offset);
-      for (std::size_t i = at; i < end; ++i) group.taps[i - at].push_back(list[i].tap);
-    }
-  run_of(0, i64(phases.size()));  // of all rows, perhaps empty: the first group stores its sums and clears them, the others add
-  for (auto& [key, group] : runs) {
-    group.add = !unit.groups.empty();
+  all.taps.resize(all.slots.size());
+  std::map<std::vector<i64>, RowGroup> sets;  // by the slots that read
+  sets[all.slots] = all;
+  for (const auto& [offset, list] : readers) {
+    std::vector<i64> slots;
+    for (const auto& [slot, tap] : list) slots.push_back(slot);
+    RowGroup& group = sets[slots];
+    group.slots = std::move(slots);
+    group.offsets.push_back(offset);
+    group.taps.resize(list.size());
+    for (std::size_t i = 0; i < list.size(); ++i) group.taps[i].push_back(list[i].second);
+  }
+  unit.groups.push_back(std::move(sets[all.slots]));
+  sets.erase(all.slots);
+  for (auto& [slots, group] : sets) {
+    group.add = true;
     unit.groups.push_back(std::move(group));
   }
-}
-
-// A rank for every phase of an axis: 0 for the longest lists of taps.
-i64 tap_rank(const StencilAxis& a, i64 phase) {
-  i64 most = 0;
-  for (i64 p = 0; p < std::min(a.out_stride, a.kernel); ++p) most = std::max(most, i64(taps_of(a, p).size()));
-  return most - i64(taps_of(a, phase).size());
 }
 
 void make_unit(Plan& plan, std::vector<Unit::Lead> leads, i64 begin, i64 end, bool few_rows) {
-  Unit unit{std::move(leads), begin, end, {}, {}};
+  Unit unit{std::move(leads), begin, end, {}, {}, 0};
   std::vector<PhaseOf> phases;
   const i64 run = end - begin;
   for (i64 l = 0; l < i64(unit.leads.size()); ++l)
-    for (i64 p = 0; p < run; ++p) phases.push_back({l * run + p, phase_taps(plan, unit.leads[l].depth, unit.leads[l].row, begin + p)});
-  unit.slot.resize(phases.size());
-  if (few_rows) {
-    // There and back again: rows that differ along one axis only are neighbours.
-    const auto key = [&](const PhaseOf& p) {
-      const Unit::Lead& lead = unit.leads[p.index / run];
-      const i64 d = tap_rank(plan.axis[0], lead.depth), h = tap_rank(plan.axis[1], lead.row),
-                w = tap_rank(plan.axis[2], begin + p.index % run);
-      return std::array<i64, 3>{-d, d % 2 ? -h : h, (d + h) % 2 ? -w : w};
-    };
-    std::stable_sort(phases.begin(), phases.end(), [&](const PhaseOf& x, const PhaseOf& y) { return key(x) < key(y); });
-    group_by_offset(unit, phases);
-  } else {
-    group_by_list(unit, phases);
-  }
-  i64 weights = 0;
+    for (i64 p = 0; p < run; ++p) {
+      unit.slot.push_back(i64(unit.slot.size()));
+      phases.push_back({l * run + p, phase_taps(plan, unit.leads[l].depth, unit.leads[l].row, begin + p)});
+    }
+  few_rows ? group_by_offset(unit, phases) : group_by_list(unit, phases);
   for (RowGroup& group : unit.groups) {
-    group.weights_before = weights;
-    weights += group.slots * i64(group.offsets.size());
+    group.weights_before = plan.weights;
+    plan.weights += i64(group.slots.size() * group.offsets.size());
   }
   plan.units.push_back(std::move(unit));
 }
 
 // A unit holds all phases of a row of output; where those are fewer rows than a tile has, those of several rows.
 void make_units(Plan& plan) {
-  const i64 run = std::min(plan.axis[2].out_stride, kPhaseMost), room = kMaxRows / (run * plan.block);
+  plan.weights = 0;
+  const StencilAxis &d = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
+  const i64 run = std::min(w.out_end - w.out_begin, kPhaseMost), room = kMaxRows / (run * plan.block);
   std::vector<Unit::Lead> leads;
-  for (const auto& depths : plan.axis[0].out_phases)
-    for (i64 pd = depths.first; pd < depths.second; ++pd)
-      for (const auto& rows : plan.axis[1].out_phases)
-        for (i64 ph = rows.first; ph < rows.second; ++ph) leads.push_back({pd, ph});
+  for (i64 pd = d.out_begin; pd < d.out_end; ++pd)
+    for (i64 ph = h.out_begin; ph < h.out_end; ++ph) leads.push_back({pd, ph});
   const i64 step = even(i64(leads.size()), std::max<i64>(1, room));
   for (i64 at = 0; at < i64(leads.size()); at += step)
-    for (const auto& columns : plan.axis[2].out_phases)
-      for (i64 begin = columns.first; begin < columns.second; begin += run)
-        make_unit(plan, {leads.begin() + at, leads.begin() + std::min(i64(leads.size()), at + step)}, begin,
-                  std::min(begin + run, columns.second), room >= 1);
+    for (i64 begin = w.out_begin; begin < w.out_end; begin += run)
+      make_unit(plan, {leads.begin() + at, leads.begin() + std::min(i64(leads.size()), at + step)}, begin, std::min(begin + run, w.out_end),
+                room >= 1);
+}
+
+// Channels computed together: all phases of a row of them are about as many rows as a unit may have.
+i64 choose_block(i64 outputs, i64 run) {
+  const i64 most = std::clamp<i64>(kUnitRows / run, 1, kBlock);
+  return outputs <= most ? outputs : std::min(most, round_up(even(outputs, most), most < kEven ? 1 : kEven));
+}
+
+// Axes of a stencil whose few outputs would not fill a tile: phases share what they read, and rows of outputs are computed together.
+void fill_tiles(Plan& p, const Spec& spec, Direction direction) {
+  i64 rows = p.outputs;
+  for (const StencilAxis& a : p.axis) rows *= std::min(a.out_end - a.out_begin, kPhaseMost);
+  if (p.outputs * std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost) > kMaxRows) return;
+  // Sums of few terms are not worth the reading and writing between groups that folding makes.
+  const i64 fold = p.channels * p.taps < kFoldTerms * rows / p.outputs ? 1 : std::clamp<i64>(kMaxRows / rows, 1, p.axis[1].count);
+  for (int i = 0; i < 3; ++i) p.axis[i] = StencilAxis(spec.axis[i], direction, true, i == 1 ? fold : 1);
+}
+
+// Strips: as many vectors as keep the sums near, in whole tiles.
+void choose_strips(Plan& p, const Tiling& t, i64 element_bytes) {
+  i64 unit_rows = 1;
+  for (const Unit& u : p.units) unit_rows = std::max(unit_rows, i64(u.slot.size()) * p.block);
+  // Every strip reads the unit's weights anew.
+  const bool heavy = p.channels * p.weights / i64(p.units.size()) * p.block * element_bytes > kWeightBytes;
+  p.strip = std::max<i64>(1, (heavy ? kManySumsBytes : kSumsBytes) / element_bytes / (unit_rows * t.lanes * t.wide)) * t.wide;
+  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
+  p.breaks = Broken(t, w.box, h.extent * w.extent, w.extent, h.box, d.box * p.box_batch).at;
+  if (p.breaks == Break::rows) p.strip = std::min(p.strip, round_up(ceil_div(w.box, t.lanes), t.wide));
+  p.pitch = round_up(p.strip * t.lanes, 16) | 16;  // an odd number of lines
+}
+
+void place_rows(Plan& p, const RowGroup& g, i64 outputs, RowGroup::Rows& rows) {
+  for (i64 slot : g.slots)
+    for (i64 m = 0; m < outputs; ++m) rows.sums.push_back((slot * p.block + m) * p.pitch);
+}
+
+template <class T>
+Tiling main_tile(const Plan& p, const Kernels<T>& k) {
+  const i64 run = std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost);
+  const i64 rows = p.block * run > kMaxRows ? p.block : p.block * run * (p.axis[1].out_end - p.axis[1].out_begin);
+  const int height = tile_rows(k, std::min<i64>(rows, kBlock), kTerms);
+  return {height, tile_vecs(k, height), k.lanes};
+}
+
+template <class T>
+void finish_plan(Plan& p, const Kernels<T>& k) {
+  for (Unit& unit : p.units)
+    for (RowGroup& g : unit.groups) {
+      const i64 depth = p.channels * i64(g.offsets.size()), last = p.block_outputs(p.blocks - 1);
+      place_rows(p, g, p.block, g.rows), place_rows(p, g, last, g.last_rows);
+      g.rows.height = tile_rows(k, i64(g.rows.sums.size()), depth), g.last_rows.height = tile_rows(k, i64(g.last_rows.sums.size()), depth);
+      unit.tiles += ceil_div(i64(g.rows.sums.size()), g.rows.height);
+    }
 }
 
 }  // namespace
 
-StencilAxis::StencilAxis(const Axis& a, Direction direction) {
+StencilAxis::StencilAxis(const Axis& a, Direction direction, bool shared, i64 fold) {
   const bool forward = direction == Direction::forward;
+  const i64 in_step = forward ? 1 : a.stride, out_step = forward ? a.stride : 1;
   kernel = a.kernel;
   in_size = forward ? a.size : a.output();
   out_size = forward ? a.output() : a.size;
-  in_stride = forward ? 1 : a.stride;
-  out_stride = forward ? a.stride : 1;
+  in_stride = fold * in_step;
+  out_stride = fold * out_step;
   in_lo = forward ? 0 : a.lo;
-  out_lo = forward ? a.lo : 0;
-  first = floor_div(out_lo, out_stride);
-  count = floor_div(out_lo + out_size - 1, out_stride) - first + 1;
+  out_lo = forward && shared ? floor_mod(a.lo, a.stride) : 0;
+  count = ceil_div(out_lo + out_size, out_stride);
+  out_begin = out_lo + out_size > out_stride ? 0 : out_lo;
+  out_end = std::min(out_stride, out_lo + out_size);
+  std::set<std::pair<i64, i64>> read_at;  // (phase, shift) that join some input to some output
   for (i64 t = 0; t < a.kernel; ++t) {
-    const i64 at = t * a.dilation, phase = at % a.stride, shift = at / a.stride;
-    const Tap tap = forward ? Tap{t, phase, 0, shift} : Tap{t, 0, phase, -shift};
-    // A tap that the crop or a wide dilation leaves without work must not widen what a box reads.
-    const i64 low = ceil_div(in_lo - tap.in_phase, in_stride) + tap.shift,
-              high = floor_div(in_lo + in_size - 1 - tap.in_phase, in_stride) + tap.shift;
-    if (std::max(low, first) <= std::min(high, first + count - 1)) taps.push_back(tap);
+    // The first output and input of the tap: forward it reaches t * dilation - lo from input 0, backward input t * dilation from output 0.
+    const i64 reach = t * a.dilation - (forward ? a.lo - out_lo : 0), step = forward ? out_step : in_step;
+    const i64 phase = floor_mod(reach, step), shift = floor_div(reach, step);
+    for (i64 f = 0; f < fold; ++f) {
+      const i64 read = forward ? f - shift : (f + shift) * in_step + phase;  // input coordinate for position 0, before in_lo
+      const Tap tap{t, f * out_step + (forward ? phase : 0), floor_mod(read, in_stride), -floor_div(read, in_stride)};
+      taps.push_back(tap);
+      const i64 low = std::max(ceil_div(in_lo - tap.in_phase, in_stride) + tap.shift, ceil_div(out_lo - tap.out_phase, out_stride));
+      const i64 high = std::min(floor_div(in_lo + in_size - 1 - tap.in_phase, in_stride) + tap.shift,
+                                floor_div(out_lo + out_size - 1 - tap.out_phase, out_stride));
+      if (low <= high) read_at.insert({tap.in_phase, tap.shift});
+    }
   }
+  // What the crop or a wide dilation leaves without work must not widen what a box reads. It goes for all phases together, so that the
+  // order of a sum does not depend on the size of the input.
+  taps.erase(std::remove_if(
+                 taps.begin(), taps.end(),
+                 [&](const Tap& t) { return t.out_phase < out_begin || t.out_phase >= out_end || !read_at.count({t.in_phase, t.shift}); }),
+             taps.end());
   std::stable_sort(taps.begin(), taps.end(), [](const Tap& x, const Tap& y) { return x.out_phase < y.out_phase; });
   for (const Tap& t : taps) in_phases.push_back(t.in_phase);
   if (taps.empty()) in_phases.push_back(0);
@@ -213,16 +318,9 @@ StencilAxis::StencilAxis(const Axis& a, Direction direction) {
   in_phases.erase(std::unique(in_phases.begin(), in_phases.end()), in_phases.end());
   shift_min = shift_max = taps.empty() ? 0 : taps[0].shift;
   for (const Tap& t : taps) shift_min = std::min(shift_min, t.shift), shift_max = std::max(shift_max, t.shift);
-  const i64 lead = out_lo - floor_div(out_lo, out_stride) * out_stride, end = lead + out_size;
-  if (out_size >= out_stride)
-    out_phases = {{0, out_stride}};
-  else if (end <= out_stride)
-    out_phases = {{lead, end}};
-  else
-    out_phases = {{0, end - out_stride}, {lead, out_stride}};
 }
 
-Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
+Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes, bool may_fold)
     : batch(spec.batch), groups(spec.groups), threads(threads_) {
   const bool is_forward = direction == Direction::forward;
   channels = (is_forward ? spec.in_channels : spec.out_channels) / groups;
@@ -230,12 +328,14 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   planes = taps = 1;
   for (int i = 0; i < 3; ++i) {
     axis[i] = StencilAxis(spec.axis[i], direction);
-    planes *= i64(axis[i].in_phases.size());
     taps *= axis[i].kernel;
   }
-  block = even(outputs, kUnitRows / std::min(axis[2].out_stride, kUnitRows));
+  if (may_fold) fill_tiles(*this, spec, direction);
+  for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
+  block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
   blocks = ceil_div(outputs, block);
-  choose_box(*this, kPanelBytes / element_bytes, threads > 1 ? 3 * threads : 1);
+  const Tiling tiling = element_bytes == 8 ? main_tile(*this, *isa.f64) : main_tile(*this, *isa.f32);
+  choose_box(*this, tiling, kPanelBytes / element_bytes, threads > 1 ? 3 * threads : 1);
   for (StencilAxis& a : axis) a.extent = a.box + a.shift_max - a.shift_min;
   const i64 shared = shared_zeros(axis[2]);
   axis[2].extent -= shared;
@@ -246,14 +346,8 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   for (const StencilAxis& a : axis) exact *= double(a.extent);
   if (exact > 1e17) throw std::bad_alloc();
   make_units(*this);
-  const auto height = [&](i64 rows, i64 depth) {
-    return element_bytes == 8 ? tile_rows(*isa.f64, rows, depth) : tile_rows(*isa.f32, rows, depth);
-  };
-  for (Unit& unit : units)
-    for (RowGroup& g : unit.groups) {
-      const i64 depth = channels * i64(g.offsets.size());
-      g.height = height(g.slots * block, depth), g.last_height = height(g.slots * block_outputs(blocks - 1), depth);
-    }
+  choose_strips(*this, tiling, element_bytes);
+  element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
@@ -263,9 +357,14 @@ Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
 Box Boxes::operator()(const Plan& p, i64 index) const {
   Box b;
   for (int i = 2; i >= 0; --i) {
-    const i64 turn = index % along[i], count = p.axis[i].count;  // pieces that differ by one at most: threads end together
-    b.at[i] = turn * count / along[i];
-    b.size[i] = (turn + 1) * count / along[i] - b.at[i];
+    const i64 turn = index % along[i], count = p.axis[i].count;
+    if (i == 2) {  // whole tiles of columns
+      b.at[i] = turn * p.axis[i].box;
+      b.size[i] = std::min(p.axis[i].box, count - b.at[i]);
+    } else {  // pieces that differ by one at most: threads end together
+      b.at[i] = turn * count / along[i];
+      b.size[i] = (turn + 1) * count / along[i] - b.at[i];
+    }
     index /= along[i];
   }
   b.batch = index * p.box_batch;
@@ -274,18 +373,20 @@ Box Boxes::operator()(const Plan& p, i64 index) const {
 }
 
 template <class T>
+int tile_vecs(const Kernels<T>& kernels, i64 rows, int vecs) {
+  while (!kernels.tile[rows][vecs]) --vecs;
+  return vecs;
+}
+
+template <class T>
 int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs) {
   int best = 1;
   double lowest = 1e300;
   for (int r = int(std::min<i64>(kMaxRows, rows)); r >= 1; --r) {
-    int v = vecs;
-    while (v && !kernels.tile[r][v]) --v;
+    const int v = tile_vecs(kernels, r, vecs);
     if (v < std::min(vecs, 2)) continue;
-    // Cycles of a tile of h rows: a tap takes two multiply-adds, or two loads (lanes may straddle lines), or four cycles of
-    // latency, whichever is most; then the fixed cost. Counted per vector of lanes.
-    const auto cycles = [&](i64 h) {
-      return h ? (std::max({h * v / 2.0, (h + 2.0 * v) / 2.0, 4.0}) * double(depth) + 1.5 * double(h) * v + 15.0) / v : 0.0;
-    };
+    // Cycles of the tiles of h rows, and their fixed cost; counted per vector of lanes.
+    const auto cycles = [&](i64 h) { return h ? (tap_cycles(double(h), v) * double(depth) + 1.5 * double(h) * v + 15.0) / v : 0.0; };
     const double cost = double(rows / r) * cycles(r) + cycles(rows % r);
     if (cost < lowest * 0.999) lowest = cost, best = r;
   }
@@ -294,5 +395,7 @@ int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs) {
 
 template int tile_rows<float>(const Kernels<float>&, i64, i64, int);
 template int tile_rows<double>(const Kernels<double>&, i64, i64, int);
+template int tile_vecs<float>(const Kernels<float>&, i64, int);
+template int tile_vecs<double>(const Kernels<double>&, i64, int);
 
 }  // namespace tconv

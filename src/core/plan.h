@@ -3,16 +3,21 @@
 //
 //   out[m, out_stride * q + po - out_lo] = sum over channels c and taps of weight[c, m, tap] * in[c, in_stride * (q - shift) + pi - in_lo]
 //
-// forward:     in_stride 1, out_stride s; tap t belongs to the output phase po = t d mod s and reads at shift (t d - po) / s
+// forward:     in_stride 1, out_stride s; tap t belongs to the output phase po = (t d - lo + out_lo) mod s, and reads at the shift
+//              (t d - lo + out_lo - po) / s. With out_lo = 0 no position is without outputs; with out_lo = lo mod s the phases of a
+//              kernel of 2 s taps read the same inputs, so that few output channels fill a tile together.
 // grad_input:  in_stride s, out_stride 1; tap t reads the input phase pi = t d mod s at shift -(t d - pi) / s
+//
+// Where there are few rows to multiply all the same, `fold` positions of an axis count as one: strides and phases grow by that factor.
 //
 // Positions q are cut into boxes. A box's inputs are packed into a panel, with zeros where the input ends:
 //
 //   panel[channel][input phase][image][depth][row][column]       rows of one pitch, so a tap is one constant offset and
 //                                                                lanes run on over rows and images: small maps fill vectors
 //
-// and the microkernel turns it into acc[row][lane] with rows = (output phase, channel m), from where stride phases are
-// interleaved into the output. Weights are packed once in the order the microkernel reads them.
+// Strips of a box's lanes, a few vectors wide, are turned by the microkernel into sums[row][lane] with rows = (output phase, channel m),
+// small enough for the first-level cache, and from there stride phases are interleaved into the output before the next strip begins:
+// stores drain while the next strip is multiplied. Weights are packed once in the order the microkernel reads them.
 #pragma once
 
 #include <utility>
@@ -37,25 +42,33 @@ enum class Direction { forward, grad_input };
 
 struct StencilAxis {
   StencilAxis() = default;
-  StencilAxis(const Axis& axis, Direction direction);
+  StencilAxis(const Axis& axis, Direction direction, bool shared = false, i64 fold = 1);
 
   i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
-  std::vector<Tap> taps;                        // those that join an input to an output that exists, by output phase
-  std::vector<i64> in_phases;                   // those that some tap reads
-  std::vector<std::pair<i64, i64>> out_phases;  // those that some output has, as ranges [begin, end): one, or two if they wrap
-  i64 first, count;                             // the positions q = first .. first + count - 1
+  std::vector<Tap> taps;       // those that join an input to an output that exists, by output phase
+  std::vector<i64> in_phases;  // those that some tap reads
+  i64 out_begin, out_end;      // the phases that some output has lie in this range
+  i64 count;                   // positions q
   i64 shift_min, shift_max;
-  i64 box = 0, extent = 0;  // positions of a box, and the inputs it reads a phase: box + shift_max - shift_min
+  i64 box = 0, extent = 0;  // positions of a box, and the inputs it reads a phase: box + halo, less what rows share
+
+  i64 halo() const { return shift_max - shift_min; }
 };
 
 // Rows of a unit that are multiplied together: they read the same offsets of the panel.
 struct RowGroup {
-  i64 slot, slots;                     // phases slot .. slot + slots - 1 of the unit
+  std::vector<i64> slots;              // phases of the unit
   std::vector<i64> offsets;            // in the panel, one a tap
   std::vector<std::vector<i64>> taps;  // [phase of the group][tap]: index into the kernel
   bool add = false;                    // to sums of an earlier group
-  int height = 0, last_height = 0;     // of the tiles, for a block of channels and for the last block
-  i64 weights_before = 0;              // packed weights of the unit's earlier groups, per (channel, m)
+  i64 weights_before = 0;              // packed weights of earlier groups, per (channel, m)
+
+  // For a block of channels, and for the last block: the height of the tiles, and where the sums of each row lie.
+  struct Rows {
+    int height = 0;
+    std::vector<i64> sums;
+  };
+  Rows rows, last_rows;
 };
 
 // The phases computed together: all phases along the row (or a run of them), for one or more phases of the other axes.
@@ -65,12 +78,17 @@ struct Unit {
   };
   std::vector<Lead> leads;
   i64 begin, end;         // phases along the row
-  std::vector<i64> slot;  // [lead][phase - begin] -> row block of the accumulator panel
+  std::vector<i64> slot;  // [lead][phase - begin] -> `block` rows of the sums
   std::vector<RowGroup> groups;
+  i64 tiles;  // that cover the rows of all groups
 };
 
+// Where strips of lanes end beside the end of a box: nowhere, so that they run on over the gaps; at the end of an image's (depth's) rows;
+// at the end of every row of positions.
+enum class Break { never, slabs, rows };
+
 struct Plan {
-  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes);
+  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes, bool may_fold = true);
 
   StencilAxis axis[3];
   i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
@@ -78,17 +96,20 @@ struct Plan {
   i64 plane, planes, panel;  // elements of a phase plane, planes a channel, elements of a panel
   i64 block, blocks;         // output channels that are computed together
   i64 taps;                  // of the whole kernel
+  i64 weights;               // packed for a channel and an output: one a tap, or more where folded positions share a tap
+  i64 strip, pitch;          // vectors of a strip at most, and the elements between two rows of sums
+  Break breaks;
   std::vector<Unit> units;
   int threads;
 
-  i64 weight_elements() const { return groups * channels * outputs * taps; }
+  i64 weight_elements() const { return groups * channels * outputs * weights; }
   i64 block_outputs(i64 b) const { return b + 1 < blocks ? block : outputs - b * block; }
-  i64 height(const RowGroup& g, i64 b) const { return b + 1 < blocks ? g.height : g.last_height; }
+  const RowGroup::Rows& rows(const RowGroup& g, i64 b) const { return b + 1 < blocks ? g.rows : g.last_rows; }
   // Row (n, d, h) of a box in its panel: where lane 0 of the row lies.
   i64 lane(i64 n, i64 d, i64 h) const { return ((n * axis[0].extent + d) * axis[1].extent + h) * axis[2].extent; }
 };
 
-// A box of positions, counted from axis.first, of some images.
+// A box of positions of some images.
 struct Box {
   i64 batch, batches, at[3], size[3];
 
@@ -109,6 +130,10 @@ struct Boxes {
 // alone, so packed weights serve any input size. Tiles are at most `vecs` wide.
 template <class T>
 int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs = kMaxVecs);
+
+// The widest tile of a height.
+template <class T>
+int tile_vecs(const Kernels<T>& kernels, i64 rows, int vecs = kMaxVecs);
 
 // Copies the inputs of a box, `channels` of them from `in` on, to panel[c * channel_pitch + position * position_pitch].
 struct PanelPitch {

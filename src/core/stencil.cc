@@ -62,157 +62,273 @@ void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column
       for (i64 z = 0; z < inside; ++z) to[c * pitch.channel + z * pitch.position] = from[c * channel_stride + z * column_stride];
 }
 
-// The lanes between the first position that a unit writes in a box and the last.
-struct Lanes {
-  i64 begin, end;
-
-  Lanes(const Plan& p, const Unit& unit, const Box& box) {
-    i64 first[2], last[2];
-    for (int i = 0; i < 2; ++i) {
-      const StencilAxis& a = p.axis[i];
-      first[i] = box.size[i], last[i] = 0;
-      for (const Unit::Lead& lead : unit.leads) {
-        const Inside in(a.out_stride * (a.first + box.at[i]) + (i ? lead.row : lead.depth) - a.out_lo, a.out_stride, a.out_size,
-                        box.size[i]);
-        first[i] = std::min(first[i], in.begin), last[i] = std::max(last[i], in.end);
+// Calls body(to, from, inside, columns) for every row of a box's panel: its place in the panel, the element of the first column, which need
+// not exist, and the columns that lie inside the input. Rows follow one another without gaps. What lies between positions and after
+// them is computed too, though never used: it must be some number, hence written.
+template <class F>
+void each_panel_row(const Plan& p, const i64* stride, const Box& box, F body) {
+  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
+  // Input coordinate of the panel's first element, for phase 0; and how many inputs along an axis the box needs.
+  const auto start = [&](int i) { return p.axis[i].in_stride * (box.at[i] - p.axis[i].shift_max) - p.axis[i].in_lo; };
+  const auto needed = [&](int i) { return box.size[i] + p.axis[i].shift_max - p.axis[i].shift_min; };
+  i64 plane = 0;
+  for (i64 pd : d.in_phases)
+    for (i64 ph : h.in_phases)
+      for (i64 pw : w.in_phases) {
+        const i64 to = plane++ * p.plane;
+        const Inside inside(start(2) + pw, w.in_stride, w.in_size, w.extent), none(0, 1, 0, w.extent);
+        for (i64 n = 0; n < box.batches; ++n)
+          for (i64 zd = 0; zd < d.extent; ++zd)
+            for (i64 zh = 0; zh < h.extent; ++zh) {
+              const i64 id = start(0) + pd + zd * d.in_stride, ih = start(1) + ph + zh * h.in_stride;
+              const bool outside = id < 0 || id >= d.in_size || ih < 0 || ih >= h.in_size || zd >= needed(0) || zh >= needed(1);
+              const bool some = !outside && inside.end > inside.begin;
+              body(to + p.lane(n, zd, zh),
+                   some ? (box.batch + n) * stride[0] + id * stride[2] + ih * stride[3] + (start(2) + pw) * stride[4] : 0,
+                   some ? inside : none, w.extent);
+            }
+        const i64 end = p.lane(box.batches, 0, 0);
+        body(to + end, 0, Inside(0, 1, 0, p.plane - end), p.plane - end);
       }
+}
+
+// Whether a row of the panel is a row of the input.
+bool adjacent(const Plan& p, const i64* stride) { return stride[4] * p.axis[2].in_stride == 1; }
+
+// The rows of a panel as few stretches of one channel: rows that are adjacent in both are one.
+std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box& box) {
+  std::vector<Stretch> found;
+  i64 zeros = 0;
+  each_panel_row(p, stride, box, [&](i64 to, i64 from, Inside row, i64 columns) {
+    const i64 count = row.end - row.begin;
+    zeros += row.begin;
+    if (count > 0) {
+      if (!found.empty() && !zeros && found.back().from + found.back().count == from + row.begin)
+        found.back().count += count;
+      else
+        found.push_back({to + row.begin - zeros, zeros, from + row.begin, count});
+      zeros = 0;
     }
-    const bool empty = first[0] >= last[0] || first[1] >= last[1];
-    begin = empty ? 0 : p.lane(0, first[0], first[1]);
-    end = empty ? 0 : p.lane(box.batches - 1, last[0] - 1, last[1] - 1) + box.size[2];
+    zeros += columns - row.end;
+    if (to + columns == p.planes * p.plane && zeros) found.push_back({to + columns - zeros, zeros, 0, 0});
+  });
+  return found;
+}
+
+// Positions q .. q + count - 1 of one row of a box, and where they lie in a strip of lanes.
+struct Piece {
+  i64 image, depth, row, q, count, lane;
+};
+
+// Vectors of lanes of a box that are computed together, and the pieces of rows among them.
+struct Strip {
+  i64 lane, vectors;
+  std::size_t first, last;
+};
+
+struct Strips {
+  std::vector<Strip> strips;
+  std::vector<Piece> pieces;
+
+  Strips(const Plan& p, const Box& box, i64 lanes) {
+    const i64 rows = p.breaks == Break::rows ? 1 : box.size[1], slabs = p.breaks == Break::never ? box.batches * box.size[0] : 1;
+    for (i64 n = 0; n < box.batches; ++n)
+      for (i64 d = 0; d < box.size[0]; ++d)
+        for (i64 h = 0; h < box.size[1]; ++h)
+          if (h % rows == 0 && (n * box.size[0] + d) % slabs == 0) {
+            const i64 last = n * box.size[0] + d + slabs - 1;
+            cut(p, p.lane(n, d, h), p.lane(last / box.size[0], last % box.size[0], h + rows - 1) + box.size[2], lanes);
+          }
+    place(p, box, lanes);
+  }
+
+ private:
+  // Strips over the lanes begin .. end - 1, of even width.
+  void cut(const Plan& p, i64 begin, i64 end, i64 lanes) {
+    const i64 vectors = ceil_div(end - begin, lanes), wide = even(vectors, p.strip);
+    for (i64 v = 0; v < vectors; v += wide) strips.push_back({begin + v * lanes, std::min(wide, vectors - v), 0, 0});
+  }
+
+  // The pieces of rows in every strip: rows and strips are both in the order of their lanes.
+  void place(const Plan& p, const Box& box, i64 lanes) {
+    std::size_t at = 0;
+    const auto end = [&] { return strips[at].lane + strips[at].vectors * lanes; };
+    for (i64 n = 0; n < box.batches; ++n)
+      for (i64 d = 0; d < box.size[0]; ++d)
+        for (i64 h = 0; h < box.size[1]; ++h)
+          for (i64 q = 0, row = p.lane(n, d, h), count; q < box.size[2]; q += count) {
+            while (end() <= row + q) strips[++at].first = pieces.size();
+            count = std::min(box.size[2] - q, end() - row - q);
+            pieces.push_back({n, d, h, q, count, row + q - strips[at].lane});
+            strips[at].last = pieces.size();
+          }
   }
 };
 
-// Accumulator rows of one unit: [slot][channel of the block], `pitch` lanes each.
+// A piece of a row of output that a unit writes: position i of phase p belongs to column base + i * stride + p.
+struct Segment {
+  i64 stride, run, base, size, count;
+  bool whole;        // all phases, at adjacent columns
+  i64 begin, first;  // the first column, if whole, and the phase it belongs to
+  i64 full, rest;    // positions with all phases, from that phase on, and further columns
+
+  Segment(const StencilAxis& w, const Unit& unit, i64 q, i64 positions, i64 column_stride)
+      : stride(w.out_stride),
+        run(unit.end - unit.begin),
+        base(stride * q + unit.begin - w.out_lo),
+        size(w.out_size),
+        count(positions),
+        whole(run == stride && column_stride == 1),
+        begin(std::max<i64>(base, 0)),
+        first(begin - base),
+        full((std::min(base + stride * positions, size) - begin) / stride),
+        rest(std::min(base + stride * positions, size) - begin - full * stride) {}
+};
+
 template <class T>
-void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, Lanes lanes, i64 b, const T* weights, T* acc,
-              i64 pitch) {
-  const i64 outputs = p.block_outputs(b), skipped = lanes.begin / k.lanes * k.lanes, vectors = ceil_div(lanes.end - skipped, k.lanes),
-            channel = p.planes * p.plane;
-  if (!vectors) return;
-  panel += skipped, acc += skipped;
+void write_piece(const Segment& s, const Kernels<T>& k, const T* const* rows, T bias, T* y, i64 column_stride, bool stream) {
+  if (s.whole) {
+    // The piece may begin within a position: then the phases are taken in turn from there.
+    const T* turned[kPhaseMost];
+    if (s.first) {
+      for (i64 j = 0; j < s.run; ++j) turned[j] = j + s.first < s.run ? rows[j + s.first] : rows[j + s.first - s.run] + 1;
+      rows = turned;
+    }
+    k.weave(y + s.begin, rows, s.run, s.full, bias, stream);
+    for (i64 j = 0; j < s.rest; ++j) y[s.begin + s.full * s.stride + j] = rows[j][s.full] + bias;
+  } else {
+    for (i64 p = 0; p < s.run; ++p) {
+      const Inside in(s.base + p, s.stride, s.size, s.count);
+      for (i64 i = in.begin; i < in.end; ++i) y[(s.base + i * s.stride + p) * column_stride] = rows[p][i] + bias;
+    }
+  }
+}
+
+// A piece of a row of output that a unit writes, wherever its channels begin.
+struct OutputRow {
+  Segment segment;
+  i64 sums, to;  // where phase 0 of channel 0 lies among the sums, and the row in the output
+};
+
+// The rows of output of every unit and strip of a box.
+struct OutputRows {
+  std::vector<OutputRow> rows;
+  std::vector<std::size_t> ends;  // [unit][strip]
+
+  OutputRows(const Plan& p, const Box& box, const Strips& strips, const i64* stride) {
+    for (const Unit& unit : p.units)
+      for (const Strip& strip : strips.strips) {
+        for (std::size_t i = strip.first; i < strip.last; ++i) add(p, unit, box, strips.pieces[i], stride);
+        ends.push_back(rows.size());
+      }
+  }
+
+ private:
+  void add(const Plan& p, const Unit& unit, const Box& box, const Piece& piece, const i64* stride) {
+    const StencilAxis &d = p.axis[0], &h = p.axis[1];
+    const Segment segment(p.axis[2], unit, box.at[2] + piece.q, piece.count, stride[4]);
+    for (std::size_t l = 0; l < unit.leads.size(); ++l) {
+      const i64 od = d.out_stride * (box.at[0] + piece.depth) + unit.leads[l].depth - d.out_lo;
+      const i64 oh = h.out_stride * (box.at[1] + piece.row) + unit.leads[l].row - h.out_lo;
+      if (od >= 0 && od < d.out_size && oh >= 0 && oh < h.out_size)
+        rows.push_back({segment, i64(l) * segment.run * p.block * p.pitch + piece.lane,
+                        (box.batch + piece.image) * stride[0] + od * stride[2] + oh * stride[3]});
+    }
+  }
+};
+
+// Writes a strip while the next one is multiplied: a little after every tile, so that the stores drain meanwhile.
+template <class T>
+class Writer {
+ public:
+  Writer(const Plan& plan, const Kernels<T>& kernels, const View<T>& out, bool stream)
+      : p_(plan), k_(kernels), out_(out), stream_(stream) {}
+
+  // Takes over a strip's sums, of so many channels from `channel` on.
+  void begin(const OutputRow* rows, const OutputRow* end, const T* sums, i64 channel, i64 outputs, const T* bias) {
+    rest();
+    row_ = rows, end_ = end, sums_ = sums, outputs_ = outputs;
+    bias_ = bias ? bias + channel : nullptr;
+    to_ = out_.data + channel * out_.stride[1];
+    transposed_ = out_.stride[1] == 1 && outputs > 1 && out_.stride[4] != 1;
+    if (row_ < end_) part_ = 0, parts_ = transposed_ ? row_->segment.run : outputs, steps_ = (end_ - row_) * parts_;
+  }
+
+  // About 1 / `times` of what there was to write.
+  void some(i64 times) {
+    if (row_ < end_)
+      for (i64 n = ceil_div(steps_, times); n > 0 && row_ < end_; --n) step();
+  }
+  void rest() {
+    while (row_ < end_) step();
+  }
+
+ private:
+  void step() {
+    transposed_ ? write_phase(row_->segment, part_) : write_channel(row_->segment, part_);
+    if (++part_ == parts_) part_ = 0, ++row_;
+  }
+
+  void write_channel(const Segment& s, i64 m) {
+    const T* phases[kPhaseMost];
+    for (i64 p = 0; p < s.run; ++p) phases[p] = sums_ + row_->sums + (p * p_.block + m) * p_.pitch;
+    write_piece(s, k_, phases, bias_ ? bias_[m] : T(0), to_ + row_->to + m * out_.stride[1], out_.stride[4], stream_);
+  }
+
+  void write_phase(const Segment& s, i64 phase) {
+    const Inside in(s.base + phase, s.stride, s.size, s.count);
+    k_.transpose(sums_ + row_->sums + phase * p_.block * p_.pitch + in.begin, p_.pitch,
+                 to_ + row_->to + (s.base + phase + in.begin * s.stride) * out_.stride[4], out_.stride[4] * s.stride, outputs_,
+                 in.end - in.begin, bias_);
+  }
+
+  const Plan& p_;
+  const Kernels<T>& k_;
+  const View<T>& out_;
+  const bool stream_;
+  bool transposed_ = false;
+  const OutputRow *row_ = nullptr, *end_ = nullptr;
+  const T *sums_ = nullptr, *bias_ = nullptr;
+  T* to_ = nullptr;
+  i64 outputs_ = 0, part_ = 0, parts_ = 0, steps_ = 0;
+};
+
+// Sums of one unit for a strip; meanwhile another strip is written.
+template <class T>
+void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, const Strip& strip, i64 b, const T* weights, T* sums,
+              Writer<T>& writer) {
+  const i64 outputs = p.block_outputs(b), channel = p.planes * p.plane;
+  panel += strip.lane;
   for (const RowGroup& g : unit.groups) {
-    const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = p.height(g, b);
+    const RowGroup::Rows& of = p.rows(g, b);
+    const i64 taps = i64(g.offsets.size()), rows = i64(of.sums.size());
     // Channels added up in one go, or a part of the taps of one channel.
     const i64 part = even(p.channels, kTerms / std::max<i64>(taps, 1)),
               taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
-    for (i64 r = 0; r < rows; r += height) {
-      const i64 tall = std::min(height, rows - r);
-      i64 most = kMaxVecs;
-      while (!k.tile[tall][most]) --most;
-      const i64 wide = ceil_div(vectors, ceil_div(vectors, most));
+    for (i64 r = 0; r < rows; r += of.height) {
+      const i64 tall = std::min<i64>(of.height, rows - r), most = tile_vecs(k, tall),
+                wide = ceil_div(strip.vectors, ceil_div(strip.vectors, most));
       const T* w = weights + (g.weights_before * outputs + r * taps) * p.channels;
-      T* out = acc + (g.slot * outputs + r) * pitch;
       for (i64 c = 0; c < std::max<i64>(p.channels * (taps > 0), 1); c += part)
         for (i64 t = 0; t < std::max<i64>(taps, 1); t += taps_part)
-          for (i64 v = 0; v < vectors; v += wide)
-            k.tile[tall][std::min(wide, vectors - v)](std::min(part, p.channels - c), channel, std::min(taps_part, taps - t),
-                                                      g.offsets.data() + t, w + (c * taps + t) * tall, panel + c * channel + v * k.lanes,
-                                                      out + v * k.lanes, pitch, g.add || c > 0 || t > 0);
+          for (i64 v = 0; v < strip.vectors; v += wide) {
+            k.tile[tall][std::min(wide, strip.vectors - v)](
+                std::min(part, p.channels - c), channel, std::min(taps_part, taps - t), g.offsets.data() + t, w + (c * taps + t) * tall,
+                panel + c * channel + v * k.lanes, sums + v * k.lanes, of.sums.data() + r, g.add || c > 0 || t > 0);
+            writer.some(unit.tiles * ceil_div(strip.vectors, wide));
+          }
     }
   }
-}
-
-// Where the phases of a unit's row segment go: the same for every row and channel of a box.
-struct Segment {
-  i64 stride, run, base;          // position q of the run's phase p belongs to column base + q * stride + p
-  bool whole;                     // all phases, at adjacent columns: one stretch of output, begin .. begin + count * stride + rest - 1
-  i64 begin, first, count, rest;  // which starts with phase `first`
-
-  template <class T>
-  Segment(const StencilAxis& w, const Unit& unit, const Box& box, const View<T>& out)
-      : stride(w.out_stride),
-        run(unit.end - unit.begin),
-        base(stride * (w.first + box.at[2]) + unit.begin - w.out_lo),
-        whole(run == stride && out.stride[4] == 1),
-        begin(std::max<i64>(base, 0)),
-        first(begin - base) {
-    const i64 columns = std::min(base + stride * box.size[2], w.out_size) - begin;
-    count = columns / stride, rest = columns % stride;
-  }
-};
-
-// One row of output: rows[p] holds phase p at positions 0 .. positions - 1.
-template <class T>
-void write_row(const Segment& s, const Kernels<T>& k, const StencilAxis& w, const T* const* rows, i64 positions, T bias, T* y,
-               i64 column_stride, bool stream) {
-  if (s.whole) {
-    // The stretch may begin within a position: then the phases are taken in turn from there.
-    const T* turned[kPhaseMost];
-    for (i64 j = 0; j < s.run; ++j) turned[j] = j + s.first < s.run ? rows[j + s.first] : rows[j + s.first - s.run] + 1;
-    k.weave(y + s.begin, turned, s.run, s.count, bias, stream);
-    for (i64 j = 0; j < s.rest; ++j) y[s.begin + s.count * s.stride + j] = turned[j][s.count] + bias;
-  } else {
-    for (i64 p = 0; p < s.run; ++p) {
-      const Inside in(s.base + p, s.stride, w.out_size, positions);
-      for (i64 q = in.begin; q < in.end; ++q) y[(s.base + q * s.stride + p) * column_stride] = rows[p][q] + bias;
-    }
-  }
-}
-
-template <class T>
-void write_unit(const Plan& p, const Kernels<T>& k, const Unit& unit, const Box& box, i64 outputs, const T* acc, i64 pitch, const T* bias,
-                const View<T>& out, bool stream) {
-  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  const Segment segment(w, unit, box, out);
-  const i64 run = segment.run;
-  for (i64 n = 0; n < box.batches; ++n)
-    for (i64 qd = 0; qd < box.size[0]; ++qd)
-      for (i64 qh = 0; qh < box.size[1]; ++qh)
-        for (std::size_t l = 0; l < unit.leads.size(); ++l) {
-          const i64 od = d.out_stride * (d.first + box.at[0] + qd) + unit.leads[l].depth - d.out_lo;
-          const i64 oh = h.out_stride * (h.first + box.at[1] + qh) + unit.leads[l].row - h.out_lo;
-          if (od < 0 || od >= d.out_size || oh < 0 || oh >= h.out_size) continue;
-          const i64 lane = p.lane(n, qd, qh);
-          T* y = out.data + (box.batch + n) * out.stride[0] + od * out.stride[2] + oh * out.stride[3];
-          if (out.stride[1] == 1 && outputs > 1 && out.stride[4] != 1) {
-            for (i64 ph = 0; ph < run; ++ph) {
-              const i64 base = segment.base + ph;
-              const Inside in(base, w.out_stride, w.out_size, box.size[2]);
-              k.transpose(acc + unit.slot[l * run + ph] * outputs * pitch + lane + in.begin, pitch,
-                          y + (base + in.begin * w.out_stride) * out.stride[4], out.stride[4] * w.out_stride, outputs, in.end - in.begin,
-                          bias);
-            }
-            continue;
-          }
-          for (i64 m = 0; m < outputs; ++m) {
-            const T* rows[kPhaseMost];
-            for (i64 ph = 0; ph < run; ++ph) rows[ph] = acc + (unit.slot[l * run + ph] * outputs + m) * pitch + lane;
-            write_row(segment, k, w, rows, box.size[2], bias ? bias[m] : T(0), y + m * out.stride[1], out.stride[4], stream);
-          }
-        }
 }
 
 }  // namespace
 
 template <class T>
 void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, i64 channels, const Box& box, T* panel, PanelPitch pitch) {
-  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  // Input coordinate of the panel's first element, for phase 0; and how many inputs along an axis the box needs.
-  const auto start = [&](int i) { return p.axis[i].in_stride * (p.axis[i].first + box.at[i] - p.axis[i].shift_max) - p.axis[i].in_lo; };
-  const auto needed = [&](int i) { return box.size[i] + p.axis[i].shift_max - p.axis[i].shift_min; };
-  i64 plane = 0;
-  for (i64 pd : d.in_phases)
-    for (i64 ph : h.in_phases)
-      for (i64 pw : w.in_phases) {
-        T* to = panel + plane++ * p.plane * pitch.position;
-        const Inside inside(start(2) + pw, w.in_stride, w.in_size, w.extent);
-        // What lies between rows and after them is computed too, though never used: it must be some number, hence written.
-        for (i64 n = 0; n < box.batches; ++n)
-          for (i64 zd = 0; zd < d.extent; ++zd)
-            for (i64 zh = 0; zh < h.extent; ++zh) {
-              const i64 id = start(0) + pd + zd * d.in_stride, ih = start(1) + ph + zh * h.in_stride;
-              const bool outside = id < 0 || id >= d.in_size || ih < 0 || ih >= h.in_size || zd >= needed(0) || zh >= needed(1);
-              const Inside row = outside ? Inside(0, 1, 0, w.extent) : inside;
-              const T* from = in.data;  // of the first column, which need not exist; none is read where no column does
-              if (row.end > row.begin)
-                from += (box.batch + n) * in.stride[0] + id * in.stride[2] + ih * in.stride[3] + (start(2) + pw) * in.stride[4];
-              pack_row(k, from, in.stride[1], in.stride[4] * w.in_stride, row, channels, w.extent, to + p.lane(n, zd, zh) * pitch.position,
-                       pitch);
-            }
-        const i64 end = p.lane(box.batches, 0, 0);
-        pack_row(k, in.data, 0, 0, Inside(0, 1, 0, p.plane - end), channels, p.plane - end, to + end * pitch.position, pitch);
-      }
+  each_panel_row(p, in.stride, box, [&](i64 to, i64 from, Inside row, i64 columns) {
+    pack_row(k, in.data + from, in.stride[1], in.stride[4] * p.axis[2].in_stride, row, channels, columns, panel + to * pitch.position,
+             pitch);
+  });
 }
 
 template <class T>
@@ -230,10 +346,10 @@ void pack_weights(const Plan& p, View<const T> weight, i64 group_stride, T* pack
     for (i64 b = 0; b < p.blocks; ++b) {
       const i64 outputs = p.block_outputs(b), first = b * p.block;
       const T* from = weight.data + group * group_stride + first * weight.stride[1];
-      T* to = packed + (group * p.outputs + first) * p.channels * p.taps;
+      T* to = packed + (group * p.outputs + first) * p.channels * p.weights;
       for (const Unit& unit : p.units)
         for (const RowGroup& g : unit.groups) {
-          const i64 taps = i64(g.offsets.size()), rows = g.slots * outputs, height = p.height(g, b);
+          const i64 taps = i64(g.offsets.size()), rows = i64(g.slots.size()) * outputs, height = p.rows(g, b).height;
           for (i64 r = 0; r < rows; r += height) {
             order.clear();
             for (i64 t = 0; t < taps; ++t)
@@ -260,26 +376,40 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
   parallel_for(tasks.count(), p.threads, [&](i64 task) {
     const i64 turn = task % tasks.runs, chunk = task / tasks.runs % tasks.chunks;
     const Box box = tasks.boxes(p, task / (tasks.runs * tasks.chunks));
-    const i64 pitch = round_up(box.lanes(p), 16) | 16, last_group = std::min(p.groups, (chunk + 1) * tasks.groups_at_once);
+    const i64 last_group = std::min(p.groups, (chunk + 1) * tasks.groups_at_once);
+    const Strips strips(p, box, k.lanes);
+    const bool rows_lie = adjacent(p, in.stride);
+    const std::vector<Stretch> stretches = rows_lie ? panel_stretches(p, in.stride, box) : std::vector<Stretch>();
     T* panel = scratch<T>(0, p.panel);
-    T* acc = scratch<T>(1, unit_rows * pitch);
+    T* sums = scratch<T>(1, 2 * unit_rows * p.pitch);
+    const OutputRows written(p, box, strips, out.stride);
+    Writer<T> writer(p, k, out, stream);
+    bool odd = false;
     for (i64 group = chunk * tasks.groups_at_once; group < last_group; ++group) {
       View<const T> from = in;
       from.data += group * p.channels * in.stride[1];
-      pack_panel(p, k, from, p.channels, box, panel, {p.planes * p.plane, 1});
+      for (i64 c = 0; rows_lie && c < p.channels; ++c)
+        k.copy_stretches(from.data + c * in.stride[1], in.stride[1], panel + c * p.planes * p.plane, stretches.data(),
+                         i64(stretches.size()));
+      if (!rows_lie) pack_panel(p, k, from, p.channels, box, panel, {p.planes * p.plane, 1});
       std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
       for (i64 b = turn * tasks.blocks_per_run; b < std::min(p.blocks, (turn + 1) * tasks.blocks_per_run); ++b) {
         const i64 outputs = p.block_outputs(b), first = group * p.outputs + b * p.block;
-        const T* weights = packed + first * p.channels * p.taps;
-        View<T> to = out;
-        to.data += first * out.stride[1];
-        for (const Unit& unit : p.units) {
-          multiply(p, k, unit, panel, Lanes(p, unit, box), b, weights, acc, pitch);
-          write_unit(p, k, unit, box, outputs, acc, pitch, bias ? bias + first : nullptr, to, stream);
-          for (const RowGroup& g : unit.groups) weights += g.slots * i64(g.offsets.size()) * outputs * p.channels;
-        }
+        const OutputRow* row = written.rows.data();
+        for (std::size_t u = 0, at = 0; u < p.units.size(); ++u)
+          for (const Strip& strip : strips.strips) {
+            const OutputRow* end = written.rows.data() + written.ends[at++];
+            if (row < end) {
+              T* fresh = sums + (odd ? unit_rows * p.pitch : 0);
+              multiply(p, k, p.units[u], panel, strip, b, packed + first * p.channels * p.weights, fresh, writer);
+              writer.begin(row, end, fresh, first, outputs, bias);
+              odd = !odd;
+            }
+            row = end;
+          }
       }
     }
+    writer.rest();
     if (stream) std::atomic_thread_fence(std::memory_order_seq_cst);  // streamed stores are ordered by nothing less
   });
 }
