@@ -221,6 +221,26 @@ def test_a_document_is_renewed_and_checked(tmp_path, capsys):
         regions.fill("nothing here", lambda section, options: "")
 
 
+@pytest.mark.parametrize("name, sections", [
+    ("README.md", {"short"}),
+    ("docs/performance.md", set(table.SECTIONS) - {"short"}),
+])  # fmt: skip
+def test_one_run_fills_every_region_of_the_documents(name, sections):
+    data = results()
+    for part in ("peaks", "units", "memory", "mixed"):
+        data[part] += [{**entry, "threads": 1} for entry in data[part]]
+    seen = set()
+
+    def render(section, options):
+        seen.add(section)
+        return table.render(data, section, **options)
+
+    old = (ROOT / name).read_text(encoding="utf-8")
+    new = regions.fill(old, render)
+    assert seen == sections
+    assert new.count("<!-- bench ") == old.count("<!-- bench ") and "Not part of the run" not in new
+
+
 HEAD = {"commit": "abc", "machine": {"cpu": "C"}, "settings": {"rounds": 7}}
 
 
