@@ -33,6 +33,8 @@ def machine(view: View) -> str:
 
 
 def _limits(found: dict[str, float]) -> str:
+    if not found:
+        return "not measured"
     named = {"gflops_float64": "in float64", "gflops_avx2": "by AVX2"}
     more = [f"{found[name]:.0f} {words}" for name, words in named.items() if name in found]
     return f"{found['gflops']:.0f} GFLOP/s{''.join(f' ({text})' for text in [', '.join(more)] if text)}, {found['gbytes']:.1f} GB/s written"

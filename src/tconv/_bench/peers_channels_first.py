@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,7 @@ class OpenVino:
     note = "(N, C, ...); weight a constant; output reused"
 
     def __init__(self, threads: int) -> None:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # else importing openvino starts a process that calls home
         import openvino
 
         self.ov, self.threads, self.version = openvino, threads, openvino.__version__.split("-")[0]

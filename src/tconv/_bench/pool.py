@@ -19,7 +19,8 @@ from . import gauge
 
 WORKER = "tconv._bench.worker"
 _START = 120.0  # seconds after which a library that is being imported is said to hang
-_STOPS = hasattr(signal, "SIGSTOP")
+_END = 5.0  # seconds for what a killed process had written
+_GROUPS = hasattr(os, "killpg")
 
 
 class Failed(ChildProcessError):
@@ -29,8 +30,9 @@ class Failed(ChildProcessError):
 class Process:
     """One library in a process of its own, restarted after a crash or a hang.
 
-    Between requests the process is stopped (SIGSTOP), so that no thread of it spins while others are timed. `module` is
-    what it runs: it gets the peer's name and the number of threads, and serves as worker.py does.
+    Between requests the process is stopped (SIGSTOP), so that no thread of it spins while others are timed. Signals go to
+    its whole group: libraries start processes of their own. `module` is what it runs: it gets the peer's name and the number
+    of threads, and serves as worker.py does.
     """
 
     def __init__(self, peer: str, threads: int, module: str = WORKER) -> None:
@@ -84,10 +86,11 @@ class Process:
     def stop(self) -> None:
         """Kill the process, if there is one; the next request starts another."""
         if self._process and self._reader:
-            self._process.kill()
+            self._signal("SIGKILL")
             self._process.wait()
-            self._reader.join()
-            for stream in filter(None, (self._process.stdin, self._process.stdout, self._errors)):
+            self._reader.join(_END)
+            output = None if self._reader.is_alive() else self._process.stdout  # someone else holds it open
+            for stream in filter(None, (self._process.stdin, output, self._errors)):
                 with contextlib.suppress(BrokenPipeError):  # a request may lie unsent in the buffer
                     stream.close()
             self._process = None
@@ -108,8 +111,13 @@ class Process:
         return f"crashed with {ended}{': ' + last[0][:300] if last else ''}"
 
     def _signal(self, name: str) -> None:
-        if _STOPS and self._process is not None:
-            os.kill(self._process.pid, getattr(signal, name))
+        if self._process is None:
+            return
+        if _GROUPS:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
+                os.killpg(self._process.pid, getattr(signal, name))
+        elif name == "SIGKILL":
+            self._process.kill()
 
 
 @contextlib.contextmanager
