@@ -122,6 +122,19 @@ def bench(arguments):
     run(python, "-m", "bench", *arguments)
 
 
+def guard(arguments):
+    """instructions of small layers against the committed counts (Valgrind); `guard --update` renews them"""
+    check_valgrind()
+    python = environment(".venv", "cli", "test")
+    run(python, "-m", "bench", "guard", *arguments)
+
+
+def check_valgrind():
+    if shutil.which("valgrind") is None:
+        raise Refusal("the guard counts instructions with valgrind, which is missing: install it (Debian, Ubuntu: apt install valgrind) "
+                      "and run this again.")  # fmt: skip
+
+
 def sizes(arguments):
     """lines of every source file, and which are over the budget of 500"""
     over = []
@@ -136,16 +149,19 @@ def sizes(arguments):
 
 
 def everything(arguments):
-    """test, frameworks, lint, types, imports, docs and sizes"""
+    """test, frameworks, lint, types, imports, docs, guard and sizes"""
     start = time.monotonic()
-    for command in (test, frameworks, lint, types, imports, docs, sizes):
+    check_valgrind()  # now, not after the rest has passed
+    for command in (test, frameworks, lint, types, imports, docs, guard, sizes):
         print(f"== {command.__name__}", flush=True)
         command([])
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
     print(f"== all passed in {minutes} min {seconds} s")
 
 
-COMMANDS = {command.__name__: command for command in (demo, test, frameworks, lint, types, imports, docs, sanitize, neon, bench, sizes)}
+COMMANDS = {
+    command.__name__: command for command in (demo, test, frameworks, lint, types, imports, docs, sanitize, neon, bench, guard, sizes)
+}
 COMMANDS["all"] = everything
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `python -m bench [options]`, `python -m bench table|mixed|guard ...`."""
+"""The command line: `python -m bench [options]`, `python -m bench table|memory|mixed|guard ...`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import argparse
 import sys
 from datetime import datetime
 
-from . import guard, layers, mixed, peers, run, table
-from .pool import ROOT
+import tconv
+from tconv._bench.measure import Setting
+from tconv._bench.peers import PEERS, unknown
+
+from . import guard, layers, memory, mixed, run, table
+from .checkout import ROOT
 from .store import Store
+from .view import AVX2, DOUBLE
 
 RESULTS = ROOT / "bench" / "results"
-COMMANDS = {"table": table.main, "mixed": mixed.main, "guard": guard.main}
+COMMANDS = {"table": table.main, "memory": memory.main, "mixed": mixed.main, "guard": guard.main}
 
 
 def main(words: list[str]) -> int:
@@ -29,28 +34,37 @@ def main(words: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m bench", description="Time our kernels and every installed peer on the layers of bench/layers.csv.",
-                                     epilog="Other commands: table, mixed, guard (each with --help).")  # fmt: skip
+                                     epilog="Other commands: table, memory, mixed, guard (each with --help).")  # fmt: skip
     add = parser.add_argument
     add("--layers", nargs="+", default=["*"], metavar="GLOB", help='names of layers, or problem lines such as "c256:128 i8x8 k4 s2 p1"')
-    add("--peers", type=_list, default=list(peers.PEERS), metavar="A,B", help=f"default: {','.join(peers.PEERS)}; ours take options, as in "
-        "tconv_op:algorithm=direct_avx2+dtype=float64+layout=channels_last")  # fmt: skip
+    add("--peers", type=_list, metavar="A,B", help=f"default: {','.join(default_peers())}; ours take options, as in "
+        "tconv_op:algorithm=direct_avx2+layout=channels_last; with --quick those without options")  # fmt: skip
+    add("--parts", type=_list, metavar="A,B", help=f"of {','.join(run.PARTS)} (default: all; with --quick or --layers only times)")
     add("--threads", type=_numbers, metavar="1,2", help="numbers of threads (default 1,2; with --quick 2)")
-    add("--rounds", type=int, help="rounds in which every peer has its turn (default 7; with --quick 5)")
-    add("--seconds-per-layer", type=float, help="time for the rounds of all peers together (default 10; with --quick 4)")
+    add("--rounds", type=int, help="rounds in which every peer has its turn (default 5)")
+    add("--seconds-per-layer", type=float, help="time for the rounds of all peers together (default 5; with --quick 4)")
     add("--quick", action="store_true", help=f"{len(layers.QUICK)} layers of all classes, in under 3 minutes")
     add("--name", help="of the file bench/results/NAME.json (default: the date and time)")
     add("--resume", action="store_true", help="go on with NAME, or with the newest file")
     return parser
 
 
+def default_peers() -> list[str]:
+    """Every peer, and the variants of ours that the rates of this processor are judged by."""
+    return [*PEERS, DOUBLE, *([AVX2] if "direct_avx2" in tconv.kernels() else [])]
+
+
 def _plan(asked: argparse.Namespace) -> run.Plan:
-    unknown = [name for name in asked.peers if name.partition(":")[0] not in peers.PEERS]
-    if unknown:
-        raise SystemExit(f"bench: no peer is called {unknown[0]!r}; there are {', '.join(peers.PEERS)}")
-    every = layers.read()
+    peers = asked.peers or (list(PEERS) if asked.quick else default_peers())
+    for name in unknown(peers):
+        raise SystemExit(f"bench: no peer is called {name!r}; there are {', '.join(PEERS)}")
+    some = asked.quick or asked.layers != ["*"]
+    parts = asked.parts or (["times"] if some else list(run.PARTS))
+    for part in (part for part in parts if part not in run.PARTS):
+        raise SystemExit(f"bench: no part is called {part!r}; there are {', '.join(run.PARTS)}")
     names = layers.QUICK if asked.quick and asked.layers == ["*"] else asked.layers
-    return run.Plan(layers.select(names, every), asked.peers, asked.threads or ([2] if asked.quick else [1, 2]),
-                    asked.rounds or (5 if asked.quick else 7), asked.seconds_per_layer or (4.0 if asked.quick else 10.0))  # fmt: skip
+    setting = Setting(asked.rounds or 5, asked.seconds_per_layer or (4.0 if asked.quick else 5.0))
+    return run.Plan(layers.select(names, layers.read()), peers, asked.threads or ([2] if asked.quick else [1, 2]), setting, parts)
 
 
 def _name(resume: bool) -> str:

@@ -29,9 +29,9 @@ import numpy as np
 
 import tconv
 from tconv import Spec
+from tconv._bench.layer import Layer
 
-from .layers import Layer
-from .pool import ROOT
+from .checkout import ROOT
 
 BASELINE = Path(__file__).with_name("guard.json")
 TOLERANCE = 1.15
@@ -43,7 +43,7 @@ PROBLEMS = (
 
 
 def main(words: list[str]) -> int:
-    """Count, and compare with or renew the committed counts."""
+    """Count, and compare with the committed counts or renew them."""
     parser = argparse.ArgumentParser("python -m bench guard", description="Instructions of small layers against the committed counts.")
     parser.add_argument("--update", action="store_true", help=f"write {BASELINE.relative_to(ROOT)}")
     asked = parser.parse_args(words)
@@ -59,14 +59,30 @@ def main(words: list[str]) -> int:
 
 
 def report(old: dict[str, int], new: dict[str, int]) -> int:
-    """Print every count beside the old one; 1 where one grew beyond the tolerance or has no old one, else 0."""
-    bad = 0
+    """Print every count beside the committed one, then what is wrong, case by case; the exit status."""
     for name, now in new.items():
-        ratio = now / old[name] if name in old else float("inf")
-        bad += ratio > TOLERANCE
-        verdict = "WORSE" if ratio > TOLERANCE else "better: renew with --update" if ratio < 1 / TOLERANCE else ""
-        print(f"{name:44} {now:12,d} instructions, {ratio:6.3f} of the committed count {verdict}".rstrip())
-    return int(bad > 0)
+        ratio = f"{now / old[name]:6.3f} of the committed count" if name in old else "not committed"
+        better = "better: renew with --update" if name in old and now < old[name] / TOLERANCE else ""
+        print(f"{name:44} {now:12,d} instructions, {ratio} {better}".rstrip())
+    wrong = [complaint for name in {**old, **new} if (complaint := _complaint(name, old.get(name), new.get(name)))]
+    for complaint in wrong:
+        print(f"guard: {complaint}")
+    if wrong:
+        print(f"guard: where this is meant, python3 dev.py guard --update renews {BASELINE.relative_to(ROOT)}")
+    return int(bool(wrong))
+
+
+def _complaint(name: str, old: int | None, new: int | None) -> str | None:
+    """What is wrong with a case, as one line; None where nothing is."""
+    case = " ".join(name.split())
+    if old is None or new is None:
+        return f"{case}: {'has no committed count' if old is None else 'is committed and no longer counted'}"
+    allowed = int(old * TOLERANCE)
+    if new <= allowed:
+        return None
+    return (
+        f"{case}: {new:,d} instructions, allowed are {allowed:,d} ({old:,d} committed, and {TOLERANCE - 1:.0%}): {new / old - 1:.1%} more"
+    )
 
 
 def cases() -> dict[str, Callable[[], object]]:

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of the tables: roofline, ratios and geometric means of the units in a file of results."""
+"""The arithmetic of the tables: roofline and ratios of the units in a file of results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import exp, log
 from typing import Any, NamedTuple
 
-from .peers import is_ours
+from tconv import Spec
+from tconv._bench import gauge
+from tconv._bench.peers import is_ours
+from tconv._bench.roofline import Roofline, roofline
 
 
 class Row(NamedTuple):
-    """One layer at one number of threads; seconds throughout."""
+    """One layer at one number of threads; seconds throughout. `limits` are the machine's rates, by name."""
 
     layer: str
     problem: str
     kind: str
     macs: int
-    roofline: float
-    bound: str
+    bytes: int
+    limits: dict[str, float]
     cells: dict[str, dict[str, Any]]
 
     def time(self, peer: str) -> float | None:
@@ -35,33 +36,49 @@ class Row(NamedTuple):
         timed = {name: time for name in self.cells if not is_ours(name) and (time := self.time(name))}
         return min(timed, key=timed.__getitem__, default=None)
 
-    def share(self, ours: str) -> float | None:
+    def against_best(self, ours: str) -> float | None:
+        """How many times longer than ours the fastest peer takes."""
+        peer = self.best()
+        return self.ratio(peer, ours) if peer else None
+
+    def roofline(self, rate: str = "gflops", itemsize: int = 4) -> Roofline | None:
+        """The least time, by the rate of that name; None where the run did not measure it."""
+        gflops = self.limits.get(rate)
+        return roofline(self.macs, self.bytes * itemsize // 4, gflops, self.limits["gbytes"]) if gflops else None
+
+    def share(self, ours: str, rate: str = "gflops", itemsize: int = 4) -> float | None:
         """The part of the roofline that we reach, 1 being all of it; above 1 where caches beat memory or an algorithm multiplies less."""
-        mine = self.time(ours)
-        return self.roofline / mine if mine else None
+        mine, least = self.time(ours), self.roofline(rate, itemsize)
+        return least.seconds / mine if mine and least else None
 
     def worst_error(self) -> float:
         """The largest root mean square error of the peers that are not ours."""
         return max((cell["error_rms"] for name, cell in self.cells.items() if not is_ours(name) and "error_rms" in cell), default=0.0)
 
+    def is_worse(self, ours: str) -> bool | None:
+        """Whether our error is above that of every peer; None where there is nothing to compare."""
+        mine = self.cells.get(ours, {}).get("error_rms")
+        return None if mine is None or not self.best() else mine > self.worst_error()
+
+    def is_heavy(self) -> bool:
+        """Whether arithmetic is worth its full rate here: at least 0.2 GFLOP, and 32 channels in and out of each group."""
+        spec = Spec.parse(self.problem)
+        return 2 * self.macs >= 2e8 and min(spec.in_channels, spec.out_channels) >= 32 * spec.groups
+
 
 def rows(data: dict[str, Any], threads: int) -> list[Row]:
     """The units of one number of threads in the order of the file."""
-    flops, width = rates(data, threads)
-    found = []
-    for unit in data["units"]:
-        if unit["threads"] == threads:
-            seconds, bound = max((2 * unit["macs"] / flops, "multiply-adds"), (unit["bytes"] / width, "bytes"))
-            found.append(Row(unit["layer"], unit["problem"], unit["kind"], unit["macs"], seconds, bound, unit["cells"]))
-    return found
+    limits = rates(data, threads)
+    return [Row(u["layer"], u["problem"], u["kind"], u["macs"], u["bytes"], limits, u["cells"])
+            for u in data["units"] if u["threads"] == threads]  # fmt: skip
 
 
-def rates(data: dict[str, Any], threads: int) -> tuple[float, float]:
-    """Operations and bytes a second: the best that the machine did in this run."""
-    measured = [peak for peak in data["peaks"] if peak["threads"] == threads]
+def rates(data: dict[str, Any], threads: int) -> dict[str, float]:
+    """The best that the machine did in this run."""
+    measured = [{name: rate for name, rate in peak.items() if name != "threads"} for peak in data["peaks"] if peak["threads"] == threads]
     if not measured:
         raise SystemExit(f"bench: the results hold nothing with {threads} threads, only {thread_counts(data)}")
-    return max(p["gflops"] for p in measured) * 1e9, max(p["gbytes"] for p in measured) * 1e9
+    return gauge.best(measured)
 
 
 def thread_counts(data: dict[str, Any]) -> list[int]:
@@ -73,13 +90,3 @@ def peer_names(data: dict[str, Any]) -> list[str]:
     """All peers in a file, ours first."""
     names = dict.fromkeys(name for unit in data["units"] for name in unit["cells"])
     return sorted(names, key=lambda name: not is_ours(name))
-
-
-def geometric_mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are not None.
-
-    >>> geometric_mean([2.0, 8.0, None])
-    4.0
-    """
-    logs = [log(value) for value in values if value]
-    return exp(sum(logs) / len(logs)) if logs else None

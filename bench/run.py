@@ -1,48 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole run: for each number of threads start the peers, then one layer after the other into the file of results."""
+"""The whole run: for each number of threads start the peers, then one layer after the other into the file of results; then the rest."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from . import machine
-from .layers import Layer
-from .measure import Cell, measure, processes
-from .peers import is_ours
-from .pool import ROOT, Process
-from .progress import Progress
-from .store import Store
+from tconv._bench import gauge, machine
+from tconv._bench.layer import Layer
+from tconv._bench.measure import Cell, Running, Setting, measure, peak, processes
+from tconv._bench.peers import is_ours
+from tconv._bench.progress import Progress
 
-_PEAK_EVERY = 8  # layers between measurements of the machine
+from . import checkout, memory, mixed
+from .store import Store
+from .view import AVX2
+
+PARTS = ("times", "memory", "mixed")
+_PEAK_EVERY = 16  # layers between measurements of the machine, which take some seconds
 
 
 class Plan(NamedTuple):
-    """What to time and for how long."""
+    """What to measure, and how layers are timed."""
 
     layers: list[Layer]
     peers: list[str]
     threads: list[int]
-    rounds: int
-    seconds: float
+    setting: Setting
+    parts: Sequence[str]
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes two times comparable."""
-        return {"rounds": self.rounds, "seconds_per_layer": self.seconds}
+        return {"rounds": self.setting.rounds, "seconds_per_layer": self.setting.seconds}
+
+    @property
+    def total(self) -> int:
+        """Steps of progress."""
+        steps = {"times": len(self.layers) * len(self.threads), "memory": len(self.layers), "mixed": len(mixed.LAYERS)}
+        return sum(steps[part] for part in self.parts)
 
 
 def head(plan: Plan) -> dict[str, Any]:
     """What the file says before any result."""
-    return {"commit": machine.commit(ROOT), "machine": machine.facts(), "settings": plan.settings}
+    return {"commit": checkout.commit(), "machine": machine.facts(), "settings": plan.settings}
 
 
 def run(plan: Plan, store: Store) -> None:
     """Measure what the store lacks."""
-    with Progress(len(plan.layers) * len(plan.threads)) as progress:
-        for threads in plan.threads:
-            _run_threads(plan, threads, store, progress)
-    progress.line(f"results in {store.path}")
+    with Progress(plan.total) as progress:
+        if "times" in plan.parts:
+            for threads in plan.threads:
+                _run_threads(plan, threads, store, progress)
+        if "memory" in plan.parts:
+            memory.run(plan.layers, plan.threads, store, progress)
+        if "mixed" in plan.parts:
+            mixed.run(mixed.layers(), max(plan.threads), mixed.SETTING, store, progress)
+        progress.line(f"results in {store.path}")
 
 
 def _run_threads(plan: Plan, threads: int, store: Store, progress: Progress) -> None:
@@ -54,28 +69,30 @@ def _run_threads(plan: Plan, threads: int, store: Store, progress: Progress) -> 
     if not left:
         return
     progress.now(f"starting {len(plan.peers)} peers with {threads} threads")
-    with processes([*plan.peers, "machine"], threads) as (running, said):
-        store.say(said)
+    wanted = [*gauge.GAUGES, *(gauge.AVX2_GAUGES if AVX2 in plan.peers else ())]
+    with processes([*plan.peers, *wanted], threads) as (running, said):
+        store.say({name: said[name] for name in plan.peers})
         for name, answer in said.items():
             if "reason" in answer:
                 progress.line(f"{name} is absent: {answer['reason']}")
-        gauge = running.pop("machine")
+        gauges = {name: running.pop(name) for name in wanted if name in running}
         if not running:
             raise SystemExit("bench: no peer is left to time")
         for number, layer in enumerate(left):
             if number % _PEAK_EVERY == 0:
-                _gauge(gauge, threads, store)
+                _gauge(gauges, threads, store, progress)
             progress.now(f"{layer.name}, {threads} threads")
             start, load = time.monotonic(), machine.load()
-            cells = measure(layer, running, plan.rounds, plan.seconds)
+            cells = measure(layer, running, plan.setting)
             store.add(layer, threads, load, cells)
             progress.done(f"{threads}t {layer.name:28} {summary(cells)} ({time.monotonic() - start:.0f} s)")
-        _gauge(gauge, threads, store)
+        _gauge(gauges, threads, store, progress)
         store.save()
 
 
-def _gauge(gauge: Process, threads: int, store: Store) -> None:
-    store.peak(threads, gauge.ask(120, do="peak"))
+def _gauge(gauges: Running, threads: int, store: Store, progress: Progress) -> None:
+    progress.now(f"the machine's limits, {threads} threads")
+    store.peak(threads, peak(gauges, ["float32", "float64"]))
 
 
 def summary(cells: dict[str, Cell]) -> str:

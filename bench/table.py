@@ -5,41 +5,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from .peers import is_ours
+from tconv._bench.roofline import geometric_mean
+
+from . import memory, mixed, targets
 from .regions import fill
-from .rows import Row, geometric_mean, peer_names, rates, rows, thread_counts
+from .rows import Row, peer_names, rates, thread_counts
 from .store import load
-
-OURS = "tconv_op"
-
-
-class View(NamedTuple):
-    """What a table shows: the data, the number of threads, and which of ours the others are compared with."""
-
-    data: dict[str, Any]
-    threads: int
-    ours: str
-
-    @property
-    def rows(self) -> list[Row]:
-        return rows(self.data, self.threads)
-
-    @property
-    def others(self) -> list[str]:
-        return [name for name in peer_names(self.data) if not is_ours(name)]
-
-    @property
-    def mine(self) -> list[str]:
-        return [name for name in peer_names(self.data) if is_ours(name)]
+from .view import OURS, View, is_ours, markdown, ms, percent, times
 
 
 def machine(view: View) -> str:
     """Where, when and of what the numbers are."""
     data, facts = view.data, view.data["machine"]
-    limits = {t: [rate / 1e9 for rate in rates(data, t)] for t in thread_counts(data)}
-    peaks = [f"{t} thread{'s' * (t > 1)}: {flops:.0f} GFLOP/s, {width:.1f} GB/s written" for t, (flops, width) in limits.items()]
+    peaks = [f"{t} thread{'s' * (t > 1)}: {_limits(rates(data, t))}" for t in thread_counts(data)]
     loads = [unit["load"] for unit in data["units"] if unit["load"] is not None]
     lines = [
         ("machine", f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB, {facts['system']}, Python {facts['python']}"),
@@ -49,22 +29,46 @@ def machine(view: View) -> str:
         ("load", f"1-minute average between {min(loads):.1f} and {max(loads):.1f}" if loads else "unknown"),
     ]
     peers = [[name, version, data["notes"][name]] for name, version in data["versions"].items()]
-    return _table(["", ""], [list(line) for line in lines]) + "\n\n" + _table(["peer", "version", "how it is run"], peers)
+    return markdown(["", ""], [list(line) for line in lines]) + "\n\n" + markdown(["peer", "version", "how it is run"], peers)
+
+
+def _limits(found: dict[str, float]) -> str:
+    if not found:
+        return "not measured"
+    named = {"gflops_float64": "in float64", "gflops_avx2": "by AVX2"}
+    more = [f"{found[name]:.0f} {words}" for name, words in named.items() if name in found]
+    return f"{found['gflops']:.0f} GFLOP/s{''.join(f' ({text})' for text in [', '.join(more)] if text)}, {found['gbytes']:.1f} GB/s written"
+
+
+def short(view: View) -> str:
+    """Two lines for who reads nothing else: geometric means against every peer and the best, and how far single layers range."""
+    labels = {"tconv_op": "`Operator`", "tconv": "`conv_transpose`"}
+    lines = []
+    for ours in (name for name in view.mine if name in labels):
+        means = [geometric_mean(row.ratio(peer, ours) for row in view.rows) for peer in view.others]
+        best = geometric_mean(row.against_best(ours) for row in view.rows)
+        lines.append([labels[ours], *(f"{mean:.1f}" if mean else "-" for mean in means), f"{best:.2f}" if best else "-"])
+    heads = ["", *(LABELS.get(name, name) for name in view.others), "the best of them"]
+    every = [ratio for row in view.rows if (ratio := row.against_best(view.ours))]
+    span = (
+        f"Against the best peer of a layer, `Operator` ranges from {min(every):.2f} to {max(every):.1f} times its speed." if every else ""
+    )
+    return f"{markdown(heads, lines)}\n\n{span}".rstrip()
 
 
 def summary(view: View) -> str:
     """Geometric means by class: against the best peer, each peer, and the roofline."""
     kinds = dict.fromkeys(["all", *sorted({row.kind for row in view.rows})])
     heads = ["class", "layers", "against the best peer", "least", *view.others, "of the roofline"]
-    return _table(heads, [_summary_line(view, kind, [r for r in view.rows if kind in ("all", r.kind)]) for kind in kinds])
+    return markdown(heads, [_summary_line(view, kind, [r for r in view.rows if kind in ("all", r.kind)]) for kind in kinds])
 
 
 def _summary_line(view: View, kind: str, members: list[Row]) -> list[str]:
-    best = {row.layer: ratio for row in members if (peer := row.best()) and (ratio := row.ratio(peer, view.ours))}
+    best = {row.layer: ratio for row in members if (ratio := row.against_best(view.ours))}
     least = min(best, key=best.__getitem__, default=None)
-    shown = [_times(geometric_mean(row.ratio(peer, view.ours) for row in members)) for peer in view.others]
-    return [kind, str(len(members)), _times(geometric_mean(best.values())), f"{_times(best[least])} {least}" if least else "-", *shown,
-            _percent(geometric_mean(row.share(view.ours) for row in members))]  # fmt: skip
+    shown = [times(geometric_mean(row.ratio(peer, view.ours) for row in members)) for peer in view.others]
+    return [kind, str(len(members)), times(geometric_mean(best.values())), f"{times(best[least])} {least}" if least else "-", *shown,
+            percent(geometric_mean(row.share(view.ours) for row in members))]  # fmt: skip
 
 
 def layers(view: View) -> str:
@@ -72,25 +76,24 @@ def layers(view: View) -> str:
     lines = []
     for row in view.rows:
         best = row.best()
-        cells = [f"{_ms(row.time(p))} ({_times(row.ratio(p, view.ours))})" if row.time(p) else "-" for p in view.others]
+        cells = [f"{ms(row.time(p))} ({times(row.ratio(p, view.ours))})" if row.time(p) else "-" for p in view.others]
         cells = [f"**{cell}**" if peer == best else cell for peer, cell in zip(view.others, cells, strict=True)]
-        lines.append([row.layer, f"`{row.problem}`", *(_ms(row.time(name)) for name in view.mine), _ms(row.roofline) + " " + row.bound[0],
-                      _percent(row.share(view.ours)), *cells])  # fmt: skip
+        lines.append([row.layer, f"`{row.problem}`", *(ms(row.time(name)) for name in view.mine), f"{ms(least.seconds)} {least.bound[0]}" if (least := row.roofline()) else "-",
+                      percent(row.share(view.ours)), *cells])  # fmt: skip
     heads = ["layer", "problem", *view.mine, "roofline", "reached", *view.others]
     legend = "Milliseconds, medians; in brackets how many times longer than ours; m and b: multiply-adds or bytes limit."
-    return f"{legend}\n\n{_table(heads, lines)}"
+    return f"{legend}\n\n{markdown(heads, lines)}"
 
 
 def errors(view: View) -> str:
     """Largest error of a sample of outputs over the largest output, and beyond the slash its root mean square, which judges."""
 
     def line(row: Row) -> list[str]:
-        mine = row.cells.get(view.ours, {}).get("error_rms")
-        judged = "-" if mine is None or not row.best() else "no" if mine <= row.worst_error() else "yes"
+        judged = {None: "-", False: "no", True: "yes"}[row.is_worse(view.ours)]
         return [row.layer, *(_error(row.cells.get(name, {})) for name in [*view.mine, *view.others]), judged]
 
     heads = ["layer", *view.mine, *view.others, f"{view.ours} worse than the worst"]
-    return _table(heads, [line(row) for row in view.rows])
+    return markdown(heads, [line(row) for row in view.rows])
 
 
 def reasons(view: View) -> str:
@@ -100,10 +103,15 @@ def reasons(view: View) -> str:
         for name, cell in row.cells.items():
             if "reason" in cell:
                 found.setdefault((name, cell["reason"]), []).append(row.layer)
-    return _table(["peer", "reason", "layers"], [[name, why, ", ".join(names) or "all"] for (name, why), names in sorted(found.items())])
+    return markdown(["peer", "reason", "layers"], [[name, why, ", ".join(names) or "all"] for (name, why), names in sorted(found.items())])
 
 
-SECTIONS = {"machine": machine, "summary": summary, "layers": layers, "errors": errors, "reasons": reasons}
+SECTIONS = {
+    "machine": machine, "short": short, "targets": targets.targets, "summary": summary, "layers": layers, "rates": targets.rates,
+    "memory": memory.table, "mixed": mixed.table, "errors": errors, "reasons": reasons,
+}  # fmt: skip
+LABELS = {"torch": "PyTorch", "torch_cl": "PyTorch channels-last", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
+          "tensorflow": "TensorFlow", "jax": "JAX", "litert": "LiteRT"}  # fmt: skip
 
 
 def render(data: dict[str, Any], section: str, threads: int | None = None, ours: str | None = None) -> str:
@@ -135,24 +143,6 @@ def main(words: list[str]) -> int:
     for section in asked.section or SECTIONS:
         print(f"## {section}\n\n{render(data, section, asked.threads, asked.ours)}\n")
     return 0
-
-
-def _table(heads: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *lines))
-
-
-def _ms(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return f"{seconds * 1e3:.{4 if seconds < 1e-4 else 3 if seconds < 1e-3 else 2 if seconds < 0.1 else 0}f}"
-
-
-def _times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
 
 
 def _error(cell: dict[str, Any]) -> str:

@@ -1,31 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark without its peers: geometry, judge, schedule, roofline, results that resume, tables, workers that crash."""
+"""The benchmark of the checkout: its layers, results that resume, tables, memory, alternating layers, the guard."""
 
 import doctest
 import importlib
 import json
-import os
-import signal
+import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import tconv
 from tconv import Spec
+from tconv._bench import words
+from tconv._bench.layer import classify
+from tconv._bench.measure import Setting
+from tconv._bench.roofline import geometric_mean
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is part of the checkout, not of the package
 
-from bench import guard, judge, layers, measure, pool, regions, rows, schedule, store, table, words  # noqa: E402
-from bench.__main__ import main  # noqa: E402
+from bench import checkout, guard, layers, memory, mixed, regions, rows, run, store, table  # noqa: E402
+from bench.__main__ import default_peers, main  # noqa: E402
+from bench.view import AVX2, DOUBLE  # noqa: E402
 
 EVERY = layers.read()
 BY_NAME = {layer.name: layer for layer in EVERY}
 
 
-@pytest.mark.parametrize("name", ["layers", "regions", "rows", "run"])
+@pytest.mark.parametrize("name", ["regions", "run"])
 def test_the_examples_in_the_docstrings(name):
     failed, tried = doctest.testmod(importlib.import_module(f"bench.{name}"))
     assert tried and not failed
@@ -78,60 +81,6 @@ def test_the_words_of_the_peers_mean_the_crop(layer):
             assert asked.size[number] == axis.full and asked.cut[number] == slice(axis.lo, axis.lo + axis.output)
 
 
-def test_words_that_do_not_exist():
-    before = Spec.build(5, 4, stride=2, padding=((-1, 0),)).axes
-    assert words.torch(before) is None and words.torch(Spec.build(5, 4, stride=2, padding=((0, 2),)).axes) is None
-    for refused in (lambda: words.onnx(before), lambda: words.tensorflow(before, True), lambda: words.slices(before)):
-        with pytest.raises(words.Cannot, match="zeros"):
-            refused()
-
-
-# ---------------------------------------------------------------- the judge
-
-
-@pytest.mark.parametrize("problem", ["n2 c3:4 i5 k4 s2 p1:0", "c4:6 g2 i5x4 k3x2 s2x3 d2x1 p1:-2x0", "n2 c2:2 g2 i3x4x2 k3 s1x2x3 p1"])
-def test_the_judge_agrees_with_the_reference(problem):
-    layer = layers.Layer(problem, Spec.parse(problem))
-    x, w = layer.arrays()
-    y = tconv.reference.conv_transpose(x.astype(float), w.astype(float), stride=layer.spec.stride, padding=layer.spec.crop,
-                                       dilation=layer.spec.dilation, groups=layer.spec.groups)  # fmt: skip
-    positions = np.arange(y.size)
-    assert judge.error(y.reshape(-1), judge.expected(layer.spec, x, w, positions)).max < 1e-14
-
-
-def test_an_error_is_relative_to_the_largest_output_and_sees_nan():
-    true = np.array([1.0, -4.0, 2.0, 0.0])
-    assert judge.error(true, true) == (0, 0)
-    assert judge.error(np.add(true, [0, 0, 0, 0.4]), true) == pytest.approx((0.1, 0.05))
-    assert judge.error(true * [1, np.nan, 1, 1], true).max == np.inf
-
-
-def test_a_sample_holds_both_ends_and_stays_inside():
-    positions = judge.sample(Spec.parse("c1:3 i7 k3 s2"), 100)
-    assert positions[0] == 0 and positions[-1] == 3 * 15 - 1 and len(set(positions)) == len(positions)
-
-
-# ---------------------------------------------------------------- the schedule
-
-
-def test_turns_fill_the_share_of_a_round():
-    fast = schedule.turns(estimate=1e-6, budget=1.0, rounds=5)
-    assert fast.rounds == frozenset(range(5)) and fast.inner == 200 and fast.warm == 1000 and fast.repeat == 1000
-    middle = schedule.turns(estimate=0.01, budget=1.0, rounds=5)
-    assert (middle.inner, middle.repeat, middle.warm) == (1, 20, 1)
-
-
-def test_slow_peers_come_in_fewer_rounds():
-    assert schedule.turns(estimate=0.3, budget=1.0, rounds=9) == schedule.Turns(frozenset({0, 3, 6}), 0, 1, 1)
-    assert schedule.turns(estimate=0.3, budget=1.0, rounds=2).rounds == {0, 1}
-    assert schedule.turns(estimate=5.0, budget=1.0, rounds=9).rounds == {0}
-
-
-def test_quartiles():
-    assert schedule.times([4.0, 1.0, 3.0, 2.0, 5.0]) == (3.0, 2.0, 4.0, 1.0, 5)
-    assert schedule.times([2.0]) == (2.0, 2.0, 2.0, 2.0, 1)
-
-
 # ---------------------------------------------------------------- results
 
 
@@ -140,42 +89,113 @@ def results(**changed):
     cell = {"q1": 0, "q3": 0, "min": 0, "samples": 9}
     good, bad = {"error_max": 1e-6, "error_rms": 1e-7, **cell}, {"error_max": 9e-6, "error_rms": 9e-7, **cell}
     unit = {"threads": 2, "load": 0.5, "date": "2026-01-01"}
+    peak = {"threads": 2, "gflops_float64": 50.0, "gflops_avx2": 100.0}
     return {
-        "format": 1, "commit": "abc", "started": "2026-01-01T00:00:00", "settings": {"rounds": 7, "seconds_per_layer": 10.0},
+        "format": 2, "commit": "abc", "started": "2026-01-01T00:00:00", "settings": {"rounds": 7, "seconds_per_layer": 10.0},
         "machine": {"cpu": "C", "cores": 2, "memory_gib": 8, "system": "S", "python": "3"},
         "versions": {"tconv_op": "1", "torch": "2", "jax": "3"}, "notes": {"tconv_op": "a", "torch": "b", "jax": "c"},
         "absent": {"litert": "ModuleNotFoundError"},
-        "peaks": [{"threads": 2, "gflops": 100.0, "gbytes": 10.0}, {"threads": 2, "gflops": 200.0, "gbytes": 5.0}],
+        "peaks": [{**peak, "gflops": 100.0, "gbytes": 10.0}, {**peak, "gflops": 200.0, "gbytes": 5.0}],
         "units": [
-            {"layer": "one", "problem": "c2:2 i4 k4 s2", "kind": "overlapping", "macs": 10**8, "bytes": 10**6, **unit,
-             "cells": {"tconv_op": {"median": 0.002, **good}, "torch": {"median": 0.004, **bad}, "jax": {"median": 0.016, **good}}},
+            {"layer": "one", "problem": "c32:32 i4 k4 s2", "kind": "overlapping", "macs": 10**8, "bytes": 10**6, **unit,
+             "cells": {"tconv_op": {"median": 0.002, **good}, "torch": {"median": 0.004, **bad}, "jax": {"median": 0.016, **good},
+                       DOUBLE: {"median": 0.005, **good}, AVX2: {"median": 0.0025, **good}}},
             {"layer": "two", "problem": "c2:2 i8 k2 s2", "kind": "non-overlapping", "macs": 10**3, "bytes": 10**7, **unit,
-             "cells": {"tconv_op": {"median": 0.004, **bad}, "torch": {"median": 0.002, **good}, "jax": {"reason": "no such layer"}}},
-        ], **changed,
+             "cells": {"tconv_op": {"median": 0.004, **bad}, "torch": {"median": 0.002, **good}, "jax": {"reason": "no such layer"},
+                       DOUBLE: {"median": 0.008, **good}, AVX2: {"reason": "no"}}},
+        ],
+        "memory": [
+            {"layer": "one", "problem": "c32:32 i4 k4 s2", "call": "Operator", "threads": 2, "peak": 25 << 20, "packed": 3 << 20},
+            {"layer": "one", "problem": "c32:32 i4 k4 s2", "call": "conv_transpose", "threads": 2, "peak": 4 << 20, "packed": 3 << 20},
+        ],
+        "mixed": [{"layer": "one", "problem": "c32:32 i4 k4 s2", "threads": 2, "mixed": 0.012, "mixed_torch": 0.006, "mixed_tconv": 0.004}],
+        **changed,
     }  # fmt: skip
 
 
 def test_roofline_ratios_and_means():
     one, two = rows.rows(results(), 2)
-    assert (one.roofline, one.bound) == (0.001, "multiply-adds")
-    assert (two.roofline, two.bound) == (0.001, "bytes")
+    assert one.roofline() == (0.001, "multiply-adds") and two.roofline() == (0.001, "bytes")
+    assert one.roofline("gflops_avx2") == (0.002, "multiply-adds") and one.roofline("nobody measured") is None
+    assert two.roofline("gflops_float64", itemsize=8) == (0.002, "bytes")
     assert (one.best(), two.best()) == ("torch", "torch")
     assert (one.share("tconv_op"), two.share("tconv_op")) == (0.5, 0.25)
+    assert (one.share(AVX2, "gflops_avx2"), two.share(DOUBLE, "gflops_float64", 8)) == (0.8, 0.25)
     assert (one.ratio("jax", "tconv_op"), two.ratio("jax", "tconv_op")) == (8.0, None)
-    assert rows.geometric_mean(row.ratio("torch", "tconv_op") for row in (one, two)) == pytest.approx(1.0)
+    assert (one.is_worse("tconv_op"), two.is_worse("tconv_op"), two.is_worse("tconv")) == (False, True, None)
+    assert geometric_mean(row.ratio("torch", "tconv_op") for row in (one, two)) == pytest.approx(1.0)
     with pytest.raises(SystemExit, match="nothing with 3 threads"):
         rows.rows(results(), 3)
+
+
+def test_rates_are_judged_where_there_is_arithmetic_and_channels_in_every_group():
+    row, _ = rows.rows(results(), 2)
+    assert row.is_heavy() and not row._replace(macs=10**8 - 1).is_heavy()
+    for problem, heavy in (("c32:31 i4 k4 s2", False), ("c64:64 g2 i4 k4", True), ("c64:64 g4 i4 k4", False)):
+        assert row._replace(problem=problem).is_heavy() is heavy
 
 
 def test_the_tables_hold_the_numbers():
     data = results()
     assert "| all | 2 | 1.00x | 0.50x two | 1.00x | 8.00x | 35% |" in table.render(data, "summary")
     one, two = table.render(data, "layers").splitlines()[-2:]
-    assert one == "| one | `c2:2 i4 k4 s2` | 2.00 | 1.00 m | 50% | **4.00 (2.00x)** | 16.00 (8.00x) |"
+    assert one == "| one | `c32:32 i4 k4 s2` | 2.00 | 1.00 m | 50% | **4.00 (2.00x)** | 16.00 (8.00x) |"
     assert two == "| two | `c2:2 i8 k2 s2` | 4.00 | 1.00 b | 25% | **2.00 (0.50x)** | - |"
     assert [line.split(" | ")[-1] for line in table.render(data, "errors").splitlines()[-2:]] == ["no |", "yes |"]
-    assert table.render(data, "reasons").splitlines()[-2:] == ["| jax | no such layer | two |", "| litert | ModuleNotFoundError | all |"]
-    assert "2 threads: 200 GFLOP/s, 10.0 GB/s written" in table.render(data, "machine")
+    assert table.render(data, "reasons").splitlines()[-3] == "| jax | no such layer | two |"
+    assert "2 threads: 200 GFLOP/s (50 in float64, 100 by AVX2), 10.0 GB/s written" in table.render(data, "machine")
+    short = table.render(data, "short").splitlines()
+    assert short[0] == "|  | PyTorch | JAX | the best of them |" and short[2] == "| `Operator` | 1.0 | 8.0 | 1.00 |"
+    assert short[-1] == "Against the best peer of a layer, `Operator` ranges from 0.50 to 2.0 times its speed."
+
+
+def test_the_variants_have_a_table_of_their_own():
+    one, two = table.render(results(), "rates").splitlines()[-2:]
+    assert one == "| one | yes | 2.00 | 5.00 | 40% | 80% | 2.50 | 80% |"
+    assert two == "| two | no | 4.00 | 8.00 | 50% | 25% | - | - |"
+    plain = results()
+    for unit in plain["units"]:
+        del unit["cells"][DOUBLE], unit["cells"][AVX2]
+    assert table.render(plain, "rates").endswith("was measured in this run.")
+
+
+def test_memory_and_mixed_have_tables():
+    text = table.render(results(), "memory")
+    assert text.startswith("MiB a thread, beyond input, weight, packed weight and output; the most is 11.0, by Operator on one;")
+    assert text.splitlines()[-3:] == ["| layer | packed weight, MiB | Operator, 2 threads | conv_transpose, 2 threads |",
+                                      "| --- | --- | --- | --- |", "| one | 3.0 | 11.0 | 0.5 |"]  # fmt: skip
+    assert table.render(results(), "mixed").splitlines()[-1] == "| one | 12.00 | 6.00 | 4.00 | 1.20 |"
+    for part in ("memory", "mixed"):
+        assert table.render(results(**{part: []}), part).startswith("Not measured in this run")
+
+
+def targets(data):
+    """(measured, met, layers that fall short) of every target."""
+    return [line.strip("| ").split(" | ")[1:] for line in table.render(data, "targets").splitlines()[2:]]
+
+
+def test_every_target_is_judged():
+    assert targets(results()) == [
+        ["1.00x", "no", "-"],
+        ["1 of 2 layers", "no", "two 0.50x"],
+        ["1.00x", "no", "-"],
+        ["0 of 1 layers", "no", "one 50%"],
+        ["0 of 1 layers", "no", "two 25%"],
+        ["1 of 2 layers", "no", "two 9.0e-07 (worst peer 1.0e-07)"],
+        ["1 of 2 layers", "no", "one 40%"],
+        ["1 of 1 layers", "yes", "-"],
+        ["11.0 MiB at most", "no", "one 11.0 (Operator)"],
+        ["1.20 at most", "no", "one 1.20"],
+    ]
+
+
+def test_targets_that_are_met_and_targets_that_were_not_measured():
+    data = results(memory=[], mixed=[])
+    data["units"] = data["units"][:1]
+    data["units"][0]["cells"] |= {"tconv_op": {"median": 0.001, "error_rms": 1e-7}, DOUBLE: {"median": 0.002}, AVX2: {"reason": "no"}}
+    found = targets(data)
+    assert [met for _, met, _ in found] == ["yes", "yes", "yes", "yes", "-", "yes", "yes", "-", "-", "-"]
+    assert [measured for measured, _, _ in found if measured == "not measured"] == ["not measured"] * 4
 
 
 def test_a_document_is_renewed_and_checked(tmp_path, capsys):
@@ -196,8 +216,29 @@ def test_a_document_is_renewed_and_checked(tmp_path, capsys):
     )
     assert main(["table", str(result), "--check", str(document)]) == 0
     assert main(["table", str(result)]) == 0 and capsys.readouterr().out.count("\n## ") == len(table.SECTIONS) - 1
+    assert main(["table", str(result), "--section", "short", "--section", "mixed"]) == 0 and capsys.readouterr().out.count("## ") == 2
     with pytest.raises(SystemExit, match="no region"):
         regions.fill("nothing here", lambda section, options: "")
+
+
+@pytest.mark.parametrize("name, sections", [
+    ("README.md", {"short"}),
+    ("docs/performance.md", set(table.SECTIONS) - {"short"}),
+])  # fmt: skip
+def test_one_run_fills_every_region_of_the_documents(name, sections):
+    data = results()
+    for part in ("peaks", "units", "memory", "mixed"):
+        data[part] += [{**entry, "threads": 1} for entry in data[part]]
+    seen = set()
+
+    def render(section, options):
+        seen.add(section)
+        return table.render(data, section, **options)
+
+    old = (ROOT / name).read_text(encoding="utf-8")
+    new = regions.fill(old, render)
+    assert seen == sections
+    assert new.count("<!-- bench ") == old.count("<!-- bench ") and "Not part of the run" not in new
 
 
 HEAD = {"commit": "abc", "machine": {"cpu": "C"}, "settings": {"rounds": 7}}
@@ -228,51 +269,104 @@ def test_results_are_not_mixed_or_overwritten(tmp_path):
         store.load(path)
 
 
-# ---------------------------------------------------------------- workers
+# ---------------------------------------------------------------- runs
 
 
-@pytest.fixture
-def process():
-    made = pool.Process("tconv_op", 1)
-    yield made
-    made.stop()
+def test_the_default_run_holds_the_variants_that_the_targets_need():
+    assert DOUBLE in default_peers()
+    assert (AVX2 in default_peers()) == ("direct_avx2" in tconv.kernels())
 
 
-SMALL = layers.Layer("small", Spec.parse("n2 c3:8 i5x6 k4 s2 p1:0"))
+def test_a_run_can_be_resumed_and_holds_all_parts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run.gauge, "GAUGES", ())
+    monkeypatch.setattr(run.gauge, "AVX2_GAUGES", ())
+    monkeypatch.setattr(mixed, "LAYERS", ())
+    path = tmp_path / "r.json"
+    small = [layers.Layer(problem, Spec.parse(problem)) for problem in ("c2:3 i5 k4 s2", "c3:4 i4x4 k2 s2")]
+    plan = run.Plan(small[:1], ["tconv_op", DOUBLE], [1], Setting(1, 0.05), run.PARTS)
+    run.run(plan, store.Store(path, run.head(plan)))
+    more = plan._replace(layers=small)
+    run.run(more, store.Store(path, run.head(more), resume=True))
+    out = capsys.readouterr().out
+    assert out.count("there already") == 1 and out.splitlines()[-1] == f"results in {path}"
+    data = store.load(path)
+    assert [unit["layer"] for unit in data["units"]] == [layer.name for layer in small]
+    assert all(set(unit["cells"]) == {"tconv_op", DOUBLE} for unit in data["units"])
+    assert [(e["layer"], e["call"]) for e in data["memory"]] == [(layer.name, call) for layer in small for call in memory.CALLS]
 
 
-def test_a_layer_is_timed_and_judged(process):
-    cell = measure.measure(SMALL, {"tconv_op": process}, rounds=2, seconds=0.02)["tconv_op"]
-    assert 0 < cell["min"] <= cell["q1"] <= cell["median"] <= cell["q3"] < 1
-    assert 0 < cell["error_rms"] <= cell["error_max"] < 1e-6
+def test_bad_arguments_of_a_run_are_refused(tmp_path):
+    for words_, text in ((["--peers", "nobody"], "no peer is called 'nobody'"), (["--parts", "tables"], "no part is called 'tables'"),
+                         (["--layers", "nothing"], "no layer is called 'nothing'")):  # fmt: skip
+        with pytest.raises(SystemExit, match=text):
+            main(words_)
+    for command in ("memory", "mixed"):
+        with pytest.raises(SystemExit, match="there is no"):
+            main([command, "--into", str(tmp_path / "none.json")])
 
 
-def test_an_idle_worker_is_stopped_and_goes_on(process):
-    process.ask(60, do="hello")
-    if hasattr(signal, "SIGSTOP"):  # Windows cannot
-        assert os.WIFSTOPPED(os.waitpid(process._process.pid, os.WUNTRACED)[1])
-    assert process.ask(60, do="prepare", problem=str(SMALL.spec))["seconds"] > 0
+# ---------------------------------------------------------------- memory and alternating layers
 
 
-def test_a_crash_and_a_hang_are_reasons_and_the_worker_comes_back(process):
-    process.ask(60, do="hello")
-    process._process.kill()
-    with pytest.raises(pool.Failed, match=r"crashed with signal SIGKILL"):
-        process.ask(60, do="prepare", problem=str(SMALL.spec))
-    assert process.ask(60, do="prepare", problem=str(SMALL.spec))["seconds"] > 0
-    with pytest.raises(pool.Failed, match="no answer to 'time' within 0 s"):
-        process.ask(0.01, do="time", warm=0, inner=1, count=10**9, within=60)
-    assert process.ask(60, do="prepare", problem=str(SMALL.spec))["seconds"] > 0
+def test_the_rise_is_what_a_call_touches_at_its_peak():
+    """In a process of its own, where nothing else allocates: 40 MiB touched and freed, 100 MiB asked for and not touched."""
+    code = ("import numpy as np\nfrom bench import memory\nmemory.rise(lambda: np.ones(1 << 20))\n"
+            "print(memory.rise(lambda: (np.empty(100 << 20, np.uint8), np.ones(40 << 20, np.uint8))[1].sum()))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 40 << 20 <= int(done.stdout) + (1 << 20) <= 44 << 20
 
 
-def test_a_refusal_is_a_reason(process):
-    with pytest.raises(pool.Failed, match=r"^ArgumentError: .*k \(k\)|^ArgumentError"):
-        process.ask(60, do="prepare", problem="c3:8 i5")
+@pytest.mark.parametrize("call", memory.CALLS)
+def test_memory_of_a_layer(call):
+    """The weight of 4 MiB is packed, into as much or a little more; the workspace is bounded."""
+    entry = memory.measure("c256:256 i9x9 k4 s2 p1", call, 1)
+    assert 4 << 20 <= entry["packed"] <= 6 << 20
+    assert memory.excess({**entry, "threads": 1}) < memory.LIMIT
+    assert entry["peak"] > entry["packed"] // 2
 
 
-def test_an_absent_peer_is_a_reason():
-    with measure.processes(["nobody"], 1) as (running, said):
-        assert running == {} and said["nobody"]["reason"] == "KeyError: 'nobody'"
+def test_the_excess_is_counted_a_thread_and_never_below_nothing():
+    assert memory.excess({"peak": 30, "packed": 10, "threads": 2}) == 10
+    assert memory.excess({"peak": 5, "packed": 10, "threads": 1}) == 0
+
+
+def test_the_memory_command_keeps_its_figures(tmp_path, capsys):
+    path = tmp_path / "r.json"
+    head = {"commit": checkout.commit(), "machine": run.machine.facts(), "settings": {}}
+    store.Store(path, head).save()
+    assert main(["memory", "--layers", "c2:3 i5 k4", "--threads", "1", "--into", str(path)]) == 0
+    assert [(e["call"], e["threads"]) for e in store.load(path)["memory"]] == [("Operator", 1), ("conv_transpose", 1)]
+    assert "MiB a thread: Operator 1t 0." in capsys.readouterr().out
+    path.write_text(json.dumps({**store.load(path), "commit": "another"}))
+    with pytest.raises(SystemExit, match="another commit"):
+        main(["memory", "--layers", "c2:3 i5 k4", "--into", str(path)])
+
+
+FAKE_TORCH = """
+__version__ = "fake"
+set_num_threads = set_grad_enabled = lambda value: None
+class Tensor:
+    def __init__(self, array): self.array = array
+    def numpy(self): return self.array
+from_numpy = Tensor
+class nn:
+    Conv1d = Conv2d = Conv3d = staticmethod(lambda *sizes, padding: lambda tensor: Tensor(tensor.array))
+"""
+
+
+def test_alternating_layers_are_measured_with_what_calls_itself_torch(tmp_path, monkeypatch, capsys):
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    monkeypatch.syspath_prepend(tmp_path)
+    words_ = ["mixed", "--layers", "c2:3 i5 k4 s2", "--threads", "1", "--rounds", "2", "--seconds-per-layer", "0.05"]
+    assert main([*words_, "--limit", "1000"]) == 0 and main([*words_, "--limit", "0"]) == 1
+    assert "c2:3 i5 k4 s2" in capsys.readouterr().out
+
+
+def test_alternating_layers_without_torch_say_why(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit, match="bench: mixed: mixed: torch is not installed"):
+        main(["mixed", "--layers", "c2:3 i5 k4 s2", "--threads", "1"])
 
 
 # ---------------------------------------------------------------- the guard
@@ -281,10 +375,26 @@ def test_an_absent_peer_is_a_reason():
 def test_the_guard_fails_on_growth_and_on_what_it_does_not_know(capsys):
     assert guard.report({"a": 100, "b": 100, "c": 100}, {"a": 110, "b": 50, "c": 100}) == 0
     assert "b" in capsys.readouterr().out.split("better")[0]
-    assert guard.report({"a": 100}, {"a": 120}) == 1
-    assert guard.report({}, {"a": 100}) == 1
+    assert guard.report({"case  a": 1000, "b": 10}, {"case  a": 1200, "b": 11}) == 1
+    assert "guard: case a: 1,200 instructions, allowed are 1,150 (1,000 committed, and 15%): 20.0% more\n" in capsys.readouterr().out
+    assert guard.report({}, {"a": 100}) == 1 and "guard: a: has no committed count" in capsys.readouterr().out
+    assert guard.report({"a": 1, "b": 1}, {"a": 1}) == 1 and "guard: b: is committed and no longer counted" in capsys.readouterr().out
 
 
 def test_the_guard_counts_every_class():
-    assert {layers.classify(Spec.parse(problem)) for problem in guard.PROBLEMS} == {layer.kind for layer in EVERY} | {"tiny"}
+    assert {classify(Spec.parse(problem)) for problem in guard.PROBLEMS} == {layer.kind for layer in EVERY} | {"tiny"}
     assert len(guard.cases()) == 2 * len(guard.PROBLEMS)
+
+
+def test_the_guard_is_a_command_that_refuses_without_valgrind(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "dev.py", "guard"], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert (
+        done.stderr.startswith("dev.py: the guard counts instructions with valgrind, which is missing: ") and done.stderr.count("\n") == 1
+    )
+
+
+def test_the_committed_counts_are_those_of_the_cases():
+    assert list(json.loads(guard.BASELINE.read_text())) == list(guard.cases())

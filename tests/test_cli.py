@@ -356,7 +356,15 @@ def test_info() -> None:
 
 def test_version_and_help() -> None:
     assert succeeds("--version") == tconv.__version__ + "\n"
-    for words in ([], ["--help"], ["upscale", "--help"], ["shape", "--help"], ["convert", "--help"], ["info", "--help"]):
+    for words in (
+        [],
+        ["--help"],
+        ["upscale", "--help"],
+        ["shape", "--help"],
+        ["convert", "--help"],
+        ["bench", "--help"],
+        ["info", "--help"],
+    ):
         assert succeeds(*words).startswith("Usage: tconv")
 
 

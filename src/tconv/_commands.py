@@ -137,10 +137,7 @@ def shape(*problem: str, source: Annotated[str | None, Parameter("--from")] = No
     arguments
         The layer in words.
     """
-    line = " ".join(problem) if problem else None
-    if (line is None) == (not arguments and source is None):
-        raise ArgumentError("problem", line, "give either one line, or words such as --input-size 8x8 --kernel-size 4, and not both")
-    spec = _spec(source, _values(arguments)) if line is None else Spec.parse(line)
+    spec = _layer(problem, source, arguments)
     reach = {}
     if inputs_of is not None:
         reach[f"inputs of output {inputs_of}"] = _reach("inputs_of", inputs_of, spec, spec.output_size, Axis.inputs_of)
@@ -215,6 +212,50 @@ def convert(*, source: Annotated[str, Parameter("--from")], target: Annotated[st
 
 
 @app.command
+def bench(*problem: str, source: Annotated[str | None, Parameter("--from")] = None, threads: int | None = None, peers: str | None = None,
+          rounds: int = 7, seconds: float = 10.0, dtype: Literal["float32", "float64"] = "float32", json: bool = False,
+          **arguments: Words) -> None:  # fmt: skip
+    """Time a layer of yours beside every library that is installed here, each in its own process, and say whether tconv is worth it.
+
+    The layer is given as to tconv shape: tconv bench "c256:128 i32x32 k4 s2 p1". The libraries are PyTorch (torch, and torch_cl
+    for channels_last), onnxruntime (with onnx), openvino, tensorflow, jax and litert (ai-edge-litert). Nothing else should run
+    meanwhile.
+
+    Parameters
+    ----------
+    problem
+        The layer as one line of text, quoted or not.
+    source
+        The framework whose words the arguments are; without it they are tconv's own.
+    threads
+        How many threads each library may use; by default all cores.
+    peers
+        Names of the libraries, joined by commas; by default all.
+    rounds
+        In every round each library has its turn.
+    seconds
+        Time for all rounds of all libraries together; a slow library may take longer.
+    dtype
+        Of all numbers.
+    json
+        Print what was measured as JSON.
+    arguments
+        The layer in words.
+    """
+    from ._bench import own
+    from ._bench.measure import Setting
+    from ._bench.peers import PEERS
+    from ._bench.progress import Progress
+
+    spec, count, setting = _layer(problem, source, arguments), thread_count(threads), Setting(rounds, seconds, dtype)
+    names = list(PEERS) if peers is None else [name for name in peers.split(",") if name]
+    own.check(spec, names, setting)
+    with Progress(own.steps(names, setting), sys.stderr, quiet=True) as progress:
+        report = own.run(spec, names, count, setting, progress)
+    _print_json(report.facts()) if json else print(report)
+
+
+@app.command
 def info(*, json: bool = False) -> None:
     """Version, machine, kernels and threads.
 
@@ -229,6 +270,14 @@ def info(*, json: bool = False) -> None:
 def _values(words: dict[str, str]) -> dict[str, Any]:
     """`--kernel-size 4x4` and the like as keyword arguments."""
     return {name.replace("-", "_"): _value(text) for name, text in words.items()}
+
+
+def _layer(problem: Sequence[str], source: str | None, arguments: dict[str, str]) -> Spec:
+    """The layer of a command that takes it as one line or in words."""
+    line = " ".join(problem) if problem else None
+    if (line is None) == (not arguments and source is None):
+        raise ArgumentError("problem", line, "give either one line, or words such as --input-size 8x8 --kernel-size 4, and not both")
+    return _spec(source, _values(arguments)) if line is None else Spec.parse(line)
 
 
 def _spec(source: str | None, words: dict[str, Any]) -> Spec:

@@ -12,26 +12,31 @@ import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-_STOPS = hasattr(signal, "SIGSTOP")
+from . import gauge
+
+WORKER = "tconv._bench.worker"
+_START = 120.0  # seconds after which a library that is being imported is said to hang
+_END = 5.0  # seconds for what a killed process had written
+_GROUPS = hasattr(os, "killpg")
 
 
-class Failed(Exception):
+class Failed(ChildProcessError):
     """The worker refused, crashed or hung; the text says which."""
 
 
 class Process:
     """One library in a process of its own, restarted after a crash or a hang.
 
-    Between requests the process is stopped (SIGSTOP), so that no thread of it spins while others are timed.
+    Between requests the process is stopped (SIGSTOP), so that no thread of it spins while others are timed. Signals go to
+    its whole group: libraries start processes of their own. `module` is what it runs: it gets the peer's name and the number
+    of threads, and serves as worker.py does.
     """
 
-    def __init__(self, peer: str, threads: int, environment: dict[str, str] | None = None) -> None:
-        self.peer, self.threads = peer, threads
-        self._environment = {**os.environ, **(environment or {})}
+    def __init__(self, peer: str, threads: int, module: str = WORKER) -> None:
+        self.peer, self.threads, self.module = peer, threads, module
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._answers: queue.Queue[str | None] = queue.Queue()
@@ -40,19 +45,29 @@ class Process:
     def start(self) -> None:
         """Start the process without waiting for it."""
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # lives as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", self.peer, str(self.threads)], cwd=ROOT, env=self._environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True)  # fmt: skip
-        self._answers = queue.Queue()
-        self._reader = threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True)
-        self._reader.start()
+        with _whole():
+            self._process = subprocess.Popen(  # in a session of its own, so that Ctrl-C reaches us alone
+                [sys.executable, "-P", "-m", self.module, self.peer, str(self.threads)], env=self._environment(), text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True)  # fmt: skip
+            self._answers = queue.Queue()
+            self._reader = threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True)
+            self._reader.start()
+
+    def _environment(self) -> dict[str, str]:
+        """Ours; the modules that we find, and nothing that happens to lie in the current folder."""
+        told = gauge.environment(self.peer, self.threads) if self.peer.startswith("gauge:") else {}
+        return {**os.environ, **told, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def hello(self) -> dict[str, Any]:
+        """What the peer says of itself once its library is there."""
+        return self.ask(_START, do="hello")
 
     def ask(self, limit: float, **request: Any) -> dict[str, Any]:
         """The answer to a request within `limit` seconds; a process that is not there is started first."""
         if self._process is None:
             self.start()
             if request["do"] != "hello":
-                self.ask(120, do="hello")
+                self.hello()
         self._signal("SIGCONT")
         try:
             self._send(request)
@@ -71,10 +86,11 @@ class Process:
     def stop(self) -> None:
         """Kill the process, if there is one; the next request starts another."""
         if self._process and self._reader:
-            self._process.kill()
+            self._signal("SIGKILL")
             self._process.wait()
-            self._reader.join()
-            for stream in filter(None, (self._process.stdin, self._process.stdout, self._errors)):
+            self._reader.join(_END)
+            output = None if self._reader.is_alive() else self._process.stdout  # someone else holds it open
+            for stream in filter(None, (self._process.stdin, output, self._errors)):
                 with contextlib.suppress(BrokenPipeError):  # a request may lie unsent in the buffer
                     stream.close()
             self._process = None
@@ -95,8 +111,26 @@ class Process:
         return f"crashed with {ended}{': ' + last[0][:300] if last else ''}"
 
     def _signal(self, name: str) -> None:
-        if _STOPS and self._process is not None:
-            os.kill(self._process.pid, getattr(signal, name))
+        if self._process is None:
+            return
+        if _GROUPS:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
+                os.killpg(self._process.pid, getattr(signal, name))
+        elif name == "SIGKILL":
+            self._process.kill()
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """Ctrl-C waits until this is over, where the system can hold it back: a process half started would be nobody's to stop."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _read(stream: Any, answers: queue.Queue[str | None]) -> None:

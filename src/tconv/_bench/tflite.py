@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .layers import Array
+from .layer import Array
 from .words import Asked
 
 

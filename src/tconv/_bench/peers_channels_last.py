@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tconv import Spec
-
+from .._spec import Spec
 from . import tflite, words
 from .arrays import Run, channels_last, first, to_2d
-from .layers import Array
+from .layer import Array
 from .words import Cannot
 
 
@@ -80,6 +79,8 @@ class Jax:
         self.jax, self.version = jax, jax.__version__
 
     def prepare(self, spec: Spec, x: Array, w: Array) -> Run:
+        if x.dtype == np.float64:
+            self.jax.config.update("jax_enable_x64", True)  # without it JAX makes them float32
         letters = "DHW"[-spec.rank :]
         numbers = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
         flipped = np.flip(w, tuple(range(2, w.ndim))).reshape(spec.groups, -1, *w.shape[1:])  # (g, Cin / g, Cout / g, *k)
@@ -111,7 +112,12 @@ class LiteRT:
         self.interpreter, self.threads, self.version = Interpreter, threads, version("ai-edge-litert")
 
     def prepare(self, spec: Spec, x: Array, w: Array) -> Run:
-        lacks = {"no groups": spec.groups > 1, "no 3-D in XNNPACK": spec.rank == 3, "no dilation": max(spec.dilation) > 1}
+        lacks = {
+            "no float64": x.dtype == np.float64,
+            "no groups": spec.groups > 1,
+            "no 3-D in XNNPACK": spec.rank == 3,
+            "no dilation": max(spec.dilation) > 1,
+        }
         for reason in (text for text, holds in lacks.items() if holds):
             raise Cannot(f"LiteRT: {reason}")
         self.squeeze = spec.rank == 1

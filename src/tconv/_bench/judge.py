@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tconv import Axis, Spec
-
-from .layers import Array
+from .._spec import Axis, Spec
+from .layer import Array
 
 SAMPLE = 512
 

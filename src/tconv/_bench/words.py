@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tconv import Axis
+from .._spec import Axis
 
 
 class Cannot(Exception):

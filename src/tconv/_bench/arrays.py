@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tconv import Axis, Spec
-
-from .layers import Array
+from .._spec import Axis, Spec
+from .layer import Array
 
 Run = Callable[[], Any]
 

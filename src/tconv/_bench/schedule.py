@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 _BLOCK = 2e-4  # seconds below which calls are timed in blocks: the clock itself takes 1e-7
 _WARM = 2e-3  # seconds of calls that are not recorded at the start of a turn: caches are cold
-_SLOW = 2.0  # seconds a call beyond which one call must do
+_SLOW = 1.0  # seconds a call beyond which one call must do
 _COUNT = 1000  # calls of one turn
 
 

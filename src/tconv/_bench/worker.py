@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The child process that holds one library: requests and answers are JSON lines on stdin and stdout (`python -m bench.worker`).
+"""The child process that holds one library: requests and answers are JSON lines on stdin and stdout.
 
     {"do": "hello"}                                     -> version, note
-    {"do": "prepare", "problem": LINE}                  -> seconds of one call, or reason
-    {"do": "sample", "positions": [...]}                -> values of the output there
+    {"do": "prepare", "problem": LINE, "dtype": NAME}   -> seconds of one call, or reason
+    {"do": "sample", "positions": [...]}                -> shape of the output, and its values there if the shape is right
     {"do": "time", "warm": n, "inner": n, "count": n, "within": s}
                                                         -> seconds a call, up to `count` of them, each the mean of `inner`
                                                            calls; fewer once `within` seconds have passed
-    {"do": "peak"}                                      -> gflops, gbytes of this machine
+    {"do": "peak", "dtypes": [...]}                     -> the rates of a gauge
 
-An exception is answered as {"reason": text}.
+An exception is answered as {"reason": text}. `python -m tconv._bench.worker NAME THREADS` serves the peer of that name.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tconv import Spec
-
-from . import machine, mixed, peers
-from .layers import Layer
+from .._spec import Spec
+from . import peers
+from .layer import Layer
 from .words import Cannot
 
 _WARM = 0.05  # seconds of calls before the first estimate
@@ -36,21 +36,21 @@ _WARM = 0.05  # seconds of calls before the first estimate
 class Worker:
     """One peer, and the layer it has prepared."""
 
-    def __init__(self, name: str, threads: int) -> None:
-        self.name, self.threads = name, threads
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
         self.peer: Any = None
         self.run: Any = None
+        self.shape: tuple[int, ...] = ()
 
     def hello(self) -> dict[str, Any]:
-        if self.name == "machine":
-            return {"version": np.__version__, "note": ""}
-        self.peer = mixed.MIXED[self.name](self.threads) if self.name in mixed.MIXED else peers.make(self.name, self.threads)
+        self.peer = self.make()
         return {"version": self.peer.version, "note": self.peer.note}
 
-    def prepare(self, problem: str) -> dict[str, Any]:
+    def prepare(self, problem: str, dtype: str = "float32") -> dict[str, Any]:
         self.run = None
         spec = Spec.parse(problem)
-        self.run = self.peer.prepare(spec, *Layer(problem, spec).arrays())
+        self.shape = spec.output_shape
+        self.run = self.peer.prepare(spec, *Layer(problem, spec).arrays(dtype))
         start = time.perf_counter()
         calls = [self._mean(1)]
         while time.perf_counter() - start < _WARM and len(calls) < 1000:
@@ -58,8 +58,8 @@ class Worker:
         return {"seconds": min(calls)}
 
     def sample(self, positions: list[int]) -> dict[str, Any]:
-        y = self.peer.result(self.run())
-        return {"values": np.asarray(y).reshape(-1)[positions].astype(float).tolist(), "shape": y.shape}
+        y = np.asarray(self.peer.result(self.run()))
+        return {"shape": y.shape, "values": y.reshape(-1)[positions].astype(float).tolist() if y.shape == self.shape else []}
 
     def time(self, warm: int, inner: int, count: int, within: float) -> dict[str, Any]:
         end = time.perf_counter() + within
@@ -70,8 +70,9 @@ class Worker:
             seconds.append(self._mean(inner))
         return {"seconds": seconds}
 
-    def peak(self) -> dict[str, Any]:
-        return machine.peak(self.threads)
+    def peak(self, dtypes: list[str]) -> dict[str, Any]:
+        rates: dict[str, Any] = self.peer.peak(dtypes)
+        return rates
 
     def _mean(self, inner: int) -> float:
         run, calls = self.run, range(inner)
@@ -81,11 +82,12 @@ class Worker:
         return (time.perf_counter() - start) / inner
 
 
-def main(name: str, threads: int) -> None:
+def serve(make: Callable[[], Any]) -> None:
+    """Answer requests about the peer that `make` gives until stdin ends."""
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
-    worker = Worker(name, threads)
+    worker = Worker(make)
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -98,6 +100,8 @@ def main(name: str, threads: int) -> None:
 
 def _one_line(error: Exception) -> str:
     """The kind and the first telling line of an exception; a peer's own refusal is its text alone."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{error.name} is not installed"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0][:300] if lines else ""
     return text if isinstance(error, Cannot) else f"{type(error).__name__}: {text}"
@@ -110,4 +114,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    name, threads = sys.argv[1:]
+    serve(lambda: peers.make(name, int(threads)))

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 
-from tconv import Spec
-
+from .._spec import Spec
 from . import words
 from .arrays import Run, channels_last, first
-from .layers import Array
+from .layer import Array
 from .words import Cannot
 
 
@@ -59,27 +59,28 @@ class OnnxRuntime:
     note = "(N, C, ...); weight an initializer; output reused"
 
     def __init__(self, threads: int) -> None:
+        import onnx
         import onnxruntime
 
-        self.ort, self.threads, self.version = onnxruntime, threads, onnxruntime.__version__
+        self.onnx, self.ort, self.threads, self.version = onnx, onnxruntime, threads, onnxruntime.__version__
 
     def prepare(self, spec: Spec, x: Array, w: Array) -> Run:
         options = self.ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         session = self.ort.InferenceSession(self.model(spec, w), options, providers=["CPUExecutionProvider"])
         bound, of = session.io_binding(), self.ort.OrtValue.ortvalue_from_numpy
-        self.y = of(np.empty(spec.output_shape, np.float32))
+        self.y = of(np.empty(spec.output_shape, x.dtype))
         bound.bind_ortvalue_input("x", of(x))
         bound.bind_ortvalue_output("y", self.y)
         return lambda: session.run_with_iobinding(bound)
 
     def model(self, spec: Spec, w: Array) -> bytes:
-        from onnx import TensorProto, helper, numpy_helper
-
+        helper, numpy_helper = self.onnx.helper, self.onnx.numpy_helper
         begin, end, extra = words.onnx(spec.axes)
         arguments: dict[str, Any] = {"kernel_shape": spec.kernel_size, "strides": spec.stride, "dilations": spec.dilation, "group": spec.groups,
                                      "pads": [*begin, *end], "output_padding": extra}  # fmt: skip
-        x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", spec.input_shape), ("y", spec.output_shape)))
+        kind = helper.np_dtype_to_tensor_dtype(w.dtype)
+        x, y = (helper.make_tensor_value_info(n, kind, s) for n, s in (("x", spec.input_shape), ("y", spec.output_shape)))
         node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], **arguments)
         graph = helper.make_graph([node], "layer", [x], [y], [numpy_helper.from_array(w, "w")])
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -95,6 +96,7 @@ class OpenVino:
     note = "(N, C, ...); weight a constant; output reused"
 
     def __init__(self, threads: int) -> None:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # else importing openvino starts a process that calls home
         import openvino
 
         self.ov, self.threads, self.version = openvino, threads, openvino.__version__.split("-")[0]
@@ -105,7 +107,7 @@ class OpenVino:
         begin, end, extra = words.onnx(spec.axes)
         arguments = {"strides": list(spec.stride), "pads_begin": begin, "pads_end": end, "dilations": list(spec.dilation),
                      "output_padding": extra}  # fmt: skip
-        data = ops.parameter(list(spec.input_shape), np.float32)
+        data = ops.parameter(list(spec.input_shape), x.dtype)
         if spec.groups == 1:
             node = ops.convolution_backprop_data(data, ops.constant(w), **arguments)
         else:
@@ -127,7 +129,7 @@ class Ours:
 
     note = "contiguous (N, C, ...); weight an argument, packed in every call; output new"
 
-    def __init__(self, threads: int, layout: str = "channels_first", algorithm: str = "auto", dtype: str = "float32") -> None:
+    def __init__(self, threads: int, layout: str = "channels_first", algorithm: str = "auto", dtype: str | None = None) -> None:
         import tconv
 
         self.tconv, self.version, self.dtype, self.layout = tconv, tconv.__version__, dtype, layout
@@ -136,7 +138,8 @@ class Ours:
     def arrays(self, spec: Spec, x: Array, w: Array) -> tuple[Array, Array, dict[str, Any]]:
         arguments = {"stride": spec.stride, "padding": spec.crop, "dilation": spec.dilation, "groups": spec.groups, **self.options}
         x = x if self.layout == "channels_first" else x.transpose(channels_last(spec.rank))
-        return np.ascontiguousarray(x, self.dtype), w.astype(self.dtype, copy=False), arguments
+        dtype = self.dtype or x.dtype
+        return np.ascontiguousarray(x, dtype), w.astype(dtype, copy=False), arguments
 
     def prepare(self, spec: Spec, x: Array, w: Array) -> Run:
         a, b, arguments = self.arrays(spec, x, w)
