@@ -69,76 +69,100 @@ void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* of
     }
 }
 
-// Phases of a row, P = 1, 2 or 4 of them, from vectors; scalars before the first whole vector of y and after the last.
-template <class T, int N, int P, bool Stream>
-void weave_vectors(T* y, const T* const* rows, i64 count, T bias) {
-  using vec = Vec<T, N>;
+// N positions of P = 1, 2 or 4 phases, in P vectors of y.
+template <int P, bool Stream, class T, class V>
+inline void weave_block(T* y, const T* const* rows, V bias) {
+  constexpr int N = sizeof(V) / sizeof(T);
   using all = typename CountTo<N>::type;
+  V v[P];
+  for (int p = 0; p < P; ++p) v[p] = load<V>(rows[p]) + bias;
+  if constexpr (P == 4) {  // 0 2 | 1 3, then the pairs: four zips of zips
+    const V a = zip<0>(v[0], v[2], all{}), b = zip<1>(v[0], v[2], all{}), c = zip<0>(v[1], v[3], all{}), d = zip<1>(v[1], v[3], all{});
+    v[0] = zip<0>(a, c, all{}), v[1] = zip<1>(a, c, all{}), v[2] = zip<0>(b, d, all{}), v[3] = zip<1>(b, d, all{});
+  } else if constexpr (P == 2) {
+    const V a = v[0], b = v[1];
+    v[0] = zip<0>(a, b, all{}), v[1] = zip<1>(a, b, all{});
+  }
+  for (int p = 0; p < P; ++p) Stream ? stream(y + p * N, v[p]) : store(y + p * N, v[p]);
+}
+
+// Positions begin .. count - 1 of P = 1, 2 or 4 phases. The last vector overlaps the one before it, and fewer positions than a vector holds
+// are left to narrower vectors; a stream begins at a whole vector of y and ends with one.
+template <class T, int N, int P, bool Stream>
+void weave_vectors(T* y, const T* const* rows, i64 begin, i64 count, T bias) {
   const auto scalar = [&](i64 q) {
     for (int p = 0; p < P; ++p) y[q * P + p] = rows[p][q] + bias;
   };
-  i64 q = 0;
-  if constexpr (Stream)
-    for (; q < count && reinterpret_cast<std::uintptr_t>(y + q * P) % sizeof(vec); ++q) scalar(q);
-  for (; q + N <= count; q += N) {
-    vec v[P];
-    for (int p = 0; p < P; ++p) v[p] = load<vec>(rows[p] + q) + bias;
-    if constexpr (P == 4) {  // 0 2 | 1 3, then the pairs: four zips of zips
-      const vec a = zip<0>(v[0], v[2], all{}), b = zip<1>(v[0], v[2], all{}), c = zip<0>(v[1], v[3], all{}), d = zip<1>(v[1], v[3], all{});
-      v[0] = zip<0>(a, c, all{}), v[1] = zip<1>(a, c, all{}), v[2] = zip<0>(b, d, all{}), v[3] = zip<1>(b, d, all{});
-    } else if constexpr (P == 2) {
-      const vec a = v[0], b = v[1];
-      v[0] = zip<0>(a, b, all{}), v[1] = zip<1>(a, b, all{});
+  i64 q = begin;
+  if constexpr (N > 1) {
+    const auto block = [&](auto streamed) {
+      const T* at[P];
+      for (int p = 0; p < P; ++p) at[p] = rows[p] + q;
+      weave_block<P, decltype(streamed)::value>(y + q * P, at, Vec<T, N>{} + bias);
+    };
+    if constexpr (Stream)
+      for (; q < count && reinterpret_cast<std::uintptr_t>(y + q * P) % sizeof(Vec<T, N>); ++q) scalar(q);
+    for (; q + N <= count; q += N) block(Flag<Stream>{});
+    if (q == count) return;
+    if constexpr (!Stream) {
+      if (count - begin < N) return weave_vectors<T, N / 2, P, false>(y, rows, q, count, bias);
+      q = count - N;
+      return block(Flag<false>{});
     }
-    for (int p = 0; p < P; ++p) Stream ? stream(y + q * P + p * N, v[p]) : store(y + q * P + p * N, v[p]);
   }
   for (; q < count; ++q) scalar(q);
 }
 
-// M phases at a time, M x M elements transposed in registers.
+// Positions begin .. count - 1 of any number of phases, M x M elements transposed in registers at a time: the last positions and phases
+// overlap those before them. Of fewer than M phases the first is repeated; what that writes past a position, the next one overwrites.
 template <class T, int M>
-void weave_squares(T* y, const T* const* rows, i64 phases, i64 count, T bias) {
-  using vec = Vec<T, M>;
-  i64 p = 0;
-  for (; p + M <= phases; p += M) {
-    i64 q = 0;
-    for (; q + M <= count; q += M) {
-      vec v[M];
+void weave_squares(T* y, const T* const* rows, i64 phases, i64 begin, i64 count, T bias) {
+  const i64 past = phases < M ? ceil_div(M - phases, phases) : 0, last = count - past;  // positions that nothing would overwrite
+  i64 q = begin;
+  if constexpr (M > 1) {
+    using vec = Vec<T, M>;
+    if (last - begin >= M)
+      for (i64 p = 0; p < phases; p += M) {
+        p = p + M <= phases || phases < M ? p : phases - M;
+        const T* at[M];
+        for (int i = 0; i < M; ++i) at[i] = rows[p + i < phases ? p + i : 0];
+        for (q = begin; q < last; q += M) {
+          q = q + M <= last ? q : last - M;
+          vec v[M];
 #pragma GCC unroll 16
-      for (int i = 0; i < M; ++i) v[i] = load<vec>(rows[p + i] + q) + bias;
-      transpose_square(v);
+          for (int i = 0; i < M; ++i) v[i] = load<vec>(at[i] + q) + bias;
+          transpose_square(v);
 #pragma GCC unroll 16
-      for (int i = 0; i < M; ++i) store(y + (q + i) * phases + p, v[i]);
-    }
-    for (; q < count; ++q)
-      for (int i = 0; i < M; ++i) y[q * phases + p + i] = rows[p + i][q] + bias;
+          for (int i = 0; i < M; ++i) store(y + (q + i) * phases + p, v[i]);
+        }
+      }
+    else if (M > 2 && phases >= M)
+      return weave_squares<T, M / 2>(y, rows, phases, begin, count, bias);
   }
-  for (; p < phases; ++p)
-    for (i64 q = 0; q < count; ++q) y[q * phases + p] = rows[p][q] + bias;
+  for (; q < count; ++q)
+    for (i64 p = 0; p < phases; ++p) y[q * phases + p] = rows[p][q] + bias;
 }
 
 template <class T, int N>
 void weave(T* y, const T* const* rows, i64 phases, i64 count, T bias, bool stream) {
-  // Streaming needs a whole vector of y to begin between two positions, and lines enough for the two partial ones not to matter.
-  stream = stream && N > 1 && count * phases * i64(sizeof(T)) >= 1024 &&
-           reinterpret_cast<std::uintptr_t>(y) / sizeof(T) % (phases <= 4 ? phases : 1) == 0;
   if constexpr (N > 1) {
-    if (phases == 1)
-      return stream ? weave_vectors<T, N, 1, true>(y, rows, count, bias) : weave_vectors<T, N, 1, false>(y, rows, count, bias);
-    if (phases == 2)
-      return stream ? weave_vectors<T, N, 2, true>(y, rows, count, bias) : weave_vectors<T, N, 2, false>(y, rows, count, bias);
-    if constexpr (N >= 4)
-      if (phases == 4)
-        return stream ? weave_vectors<T, N, 4, true>(y, rows, count, bias) : weave_vectors<T, N, 4, false>(y, rows, count, bias);
-    if constexpr (N >= 16)
-      if (phases >= 16) return weave_squares<T, 16>(y, rows, phases, count, bias);
-    if constexpr (N >= 8)
-      if (phases >= 8) return weave_squares<T, 8>(y, rows, phases, count, bias);
-    if constexpr (N >= 4)
-      if (phases >= 4) return weave_squares<T, 4>(y, rows, phases, count, bias);
+    // Streaming needs a whole vector of y to begin between two positions, and lines enough for the two partial ones not to matter.
+    const bool streamed = stream && count * phases * i64(sizeof(T)) >= 1024 &&
+                          reinterpret_cast<std::uintptr_t>(y) / sizeof(T) % (phases <= 4 ? phases : 1) == 0;
+    const auto vectors = [&](auto p) {
+      constexpr int P = decltype(p)::value;
+      streamed ? weave_vectors<T, N, P, true>(y, rows, 0, count, bias) : weave_vectors<T, N, P, false>(y, rows, 0, count, bias);
+    };
+    if (phases == 1) return vectors(Flag<1>{});
+    if (phases == 2) return vectors(Flag<2>{});
+    if constexpr (N >= 4) {
+      if (phases == 4) return vectors(Flag<4>{});
+      if (N >= 16 && phases >= 16) return weave_squares<T, N >= 16 ? 16 : 4>(y, rows, phases, 0, count, bias);
+      if (N >= 8 && phases >= 5) return weave_squares<T, N >= 8 ? 8 : 4>(y, rows, phases, 0, count, bias);
+      return weave_squares<T, 4>(y, rows, phases, 0, count, bias);
+    }
   }
-  for (i64 p = 0; p < phases; ++p)
-    for (i64 q = 0; q < count; ++q) y[q * phases + p] = rows[p][q] + bias;
+  weave_squares<T, 1>(y, rows, phases, 0, count, bias);
 }
 
 // Squares in registers, so that every line is read and written once however far apart lines are; the rest one by one.
@@ -167,17 +191,15 @@ void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 t
   }
 }
 
-// Short runs, where calling memset and memcpy would cost more than the work.
+// Short runs, where calling memset and memcpy would cost more than the work. The last vector overlaps the one before it.
 template <class T, int N>
 inline void copy_run(const T* from, T* to, i64 count) {
   using vec = Vec<T, N>;
   i64 i = 0;
   for (; i + N <= count; i += N) store(to + i, load<vec>(from + i));
   if (i == count) return;
-  if (count >= N)
-    store(to + count - N, load<vec>(from + count - N));  // once more, up to the end
-  else
-    for (; i < count; ++i) to[i] = from[i];
+  if (count >= N) return store(to + count - N, load<vec>(from + count - N));
+  if constexpr (N > 1) copy_run<T, N / 2>(from, to, count);
 }
 
 template <class T, int N>

@@ -10,21 +10,6 @@ namespace {
 // Work that is worth waking another thread for: some tens of microseconds.
 constexpr double kCyclesPerThread = 1e5;
 
-// Estimated cycles on one thread, as cycles(Gather) has them.
-double cycles(const Plan& p, int lanes) {
-  const Boxes boxes(p);
-  const double vectors = double(boxes.count()) * double(ceil_div(boxes(p, 0).lanes(p), lanes));
-  double rows = 0;  // multiply-adds a vector of lanes and channel, low tiles counted at what they reach
-  for (const Unit& u : p.units)
-    for (const RowGroup& g : u.groups) {
-      const double n = double(i64(g.slots.size()) * p.block);
-      rows += n * double(g.offsets.size()) * (n < 4 ? 4 / n : 1.0) * double(p.outputs) / double(p.block);
-    }
-  const double phases = double(p.axis[0].out_stride) * double(p.axis[1].out_stride) * double(p.axis[2].out_stride);
-  const double moved = double(p.channels * p.planes) + 1.5 * double(p.outputs) * phases;
-  return double(p.groups) * vectors * (0.51 * rows * double(p.channels) + 2 * moved);
-}
-
 // Whether lanes over channels are worth an estimate: channels fill vectors, and the axes are short enough to be listed.
 bool plausible(const Plan& p) {
   double listed = 0;
@@ -39,7 +24,7 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, in
   const int lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   // Both orientations as one thread would run them: they round differently, and the choice must not hang on the number of threads.
   auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes);
-  double estimate = cycles(*by_positions, lanes);
+  double estimate = cycles(*by_positions);
   if (method != Method::automatic) {
     why = "asked for by name";
   } else if (!plausible(*by_positions)) {

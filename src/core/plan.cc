@@ -14,7 +14,8 @@ namespace {
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 1024;
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
-constexpr double kPackCycles = 0.4;                    // an element of a panel
+// Of the estimates: an element of a panel, a vector of the output, and what tiles take beyond their model.
+constexpr double kPackCycles = 0.3, kWriteCycles = 6, kTileFactor = 1.1;
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
 
@@ -100,7 +101,7 @@ double box_cycles(const Plan& p, const Tiling& t, i64 w, i64 h, i64 d, i64 n) {
   const i64 pitch = w + p.axis[2].halo() - shared_zeros(p.axis[2]), slab = pitch * (h + p.axis[1].halo());
   const double tiles = double(p.channels * p.outputs) * double(p.taps) / double(t.height);
   const double packed = double(p.channels * p.planes) * double(slab) * double((d + p.axis[0].halo()) * n);
-  return Broken(t, w, slab, pitch, h, d * n).cycles * tiles + kPackCycles * packed;
+  return kTileFactor * Broken(t, w, slab, pitch, h, d * n).cycles * tiles + kPackCycles * packed;
 }
 
 // The pieces of `count`, at most `most` each, whose total cost is lowest.
@@ -347,7 +348,17 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   if (exact > 1e17) throw std::bad_alloc();
   make_units(*this);
   choose_strips(*this, tiling, element_bytes);
+  tile_height = tiling.height, tile_wide = tiling.wide, lanes = tiling.lanes;
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
+}
+
+double cycles(const Plan& p) {
+  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
+  const double boxes = double(p.batch) / double(p.box_batch) * double(d.count) / double(d.box) * double(h.count) / double(h.box) *
+                       double(w.count) / double(w.box);
+  const double box = box_cycles(p, {p.tile_height, p.tile_wide, p.lanes}, w.box, h.box, d.box, p.box_batch);
+  const double written = double(p.batch * p.outputs) * double(d.out_size) * double(h.out_size) * double(w.out_size) / double(p.lanes);
+  return double(p.groups) * (boxes * box + kWriteCycles * written);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {

@@ -98,6 +98,7 @@ bool adjacent(const Plan& p, const i64* stride) { return stride[4] * p.axis[2].i
 // The rows of a panel as few stretches of one channel: rows that are adjacent in both are one.
 std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box& box) {
   std::vector<Stretch> found;
+  found.reserve(std::size_t(p.planes * p.plane / p.axis[2].extent + p.planes));
   i64 zeros = 0;
   each_panel_row(p, stride, box, [&](i64 to, i64 from, Inside row, i64 columns) {
     const i64 count = row.end - row.begin;
@@ -131,6 +132,7 @@ struct Strips {
   std::vector<Piece> pieces;
 
   Strips(const Plan& p, const Box& box, i64 lanes) {
+    pieces.reserve(std::size_t(box.batches * box.size[0] * box.size[1] + box.lanes(p) / (p.strip * lanes) + 1));
     const i64 rows = p.breaks == Break::rows ? 1 : box.size[1], slabs = p.breaks == Break::never ? box.batches * box.size[0] : 1;
     for (i64 n = 0; n < box.batches; ++n)
       for (i64 d = 0; d < box.size[0]; ++d)
@@ -216,6 +218,7 @@ struct OutputRows {
   std::vector<std::size_t> ends;  // [unit][strip]
 
   OutputRows(const Plan& p, const Box& box, const Strips& strips, const i64* stride) {
+    for (const Unit& unit : p.units) rows.reserve(rows.capacity() + strips.pieces.size() * unit.leads.size());
     for (const Unit& unit : p.units)
       for (const Strip& strip : strips.strips) {
         for (std::size_t i = strip.first; i < strip.last; ++i) add(p, unit, box, strips.pieces[i], stride);

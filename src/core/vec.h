@@ -44,6 +44,11 @@ inline void stream(T* p, V v) {
   store(p, v);
 }
 
+template <int I>
+struct Flag {
+  static constexpr int value = I;
+};
+
 template <int... I>
 struct Indices {};
 template <int N, int... I>
