@@ -47,6 +47,12 @@ struct Stretch {
 template <class T>
 using CopyStretches = void (*)(const T* from, i64 ahead, T* to, const Stretch* stretches, i64 count);
 
+// A depthwise layer's stretch of positions, lanes over channels: y[q * y_step + c] = bias[c] + sum over t < taps of
+// x[t][q * x_step + c] * w[t][c] for q < count; `bias` may be null.
+template <class T>
+using DepthwiseRow = void (*)(T* y, i64 y_step, const T* const* x, i64 x_step, const T* const* w, i64 taps, i64 count, i64 channels,
+                              const T* bias);
+
 template <class T>
 struct Kernels {
   int lanes;                                 // elements of a vector
@@ -56,6 +62,7 @@ struct Kernels {
   Transpose<T> transpose;
   Copy<T> copy;
   CopyStretches<T> copy_stretches;
+  DepthwiseRow<T> depthwise;
 };
 
 // One instruction set: its name, whether this processor runs it, and its tables.

@@ -16,6 +16,7 @@ constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 1024;
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a vector of the output, and what tiles take beyond their model.
 constexpr double kPackCycles = 0.3, kWriteCycles = 6, kTileFactor = 1.1;
+constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
 
@@ -216,7 +217,9 @@ void make_units(Plan& plan) {
   std::vector<Unit::Lead> leads;
   for (i64 pd = d.out_begin; pd < d.out_end; ++pd)
     for (i64 ph = h.out_begin; ph < h.out_end; ++ph) leads.push_back({pd, ph});
-  const i64 step = even(i64(leads.size()), std::max<i64>(1, room));
+  // Rows of output that are written together are longer stretches of memory: where sums are short, that counts.
+  const bool light = plan.channels * plan.taps <= kLightTerms * i64(leads.size()) * (w.out_end - w.out_begin);
+  const i64 step = even(i64(leads.size()), std::max<i64>({1, room, light ? kLightRows / (run * plan.block) : 1}));
   for (i64 at = 0; at < i64(leads.size()); at += step)
     for (i64 begin = w.out_begin; begin < w.out_end; begin += run)
       make_unit(plan, {leads.begin() + at, leads.begin() + std::min(i64(leads.size()), at + step)}, begin, std::min(begin + run, w.out_end),

@@ -250,7 +250,7 @@ class Writer {
   // Takes over a strip's sums, of so many channels from `channel` on.
   void begin(const OutputRow* rows, const OutputRow* end, const T* sums, i64 channel, i64 outputs, const T* bias) {
     rest();
-    row_ = rows, end_ = end, sums_ = sums, outputs_ = outputs;
+    row_ = first_ = rows, end_ = end, sums_ = sums, outputs_ = outputs;
     bias_ = bias ? bias + channel : nullptr;
     to_ = out_.data + channel * out_.stride[1];
     transposed_ = out_.stride[1] == 1 && outputs > 1 && out_.stride[4] != 1;
@@ -269,7 +269,7 @@ class Writer {
  private:
   void step() {
     transposed_ ? write_phase(row_->segment, part_) : write_channel(row_->segment, part_);
-    if (++part_ == parts_) part_ = 0, ++row_;
+    if (++row_ == end_ && ++part_ < parts_) row_ = first_;
   }
 
   void write_channel(const Segment& s, i64 m) {
@@ -290,7 +290,7 @@ class Writer {
   const View<T>& out_;
   const bool stream_;
   bool transposed_ = false;
-  const OutputRow *row_ = nullptr, *end_ = nullptr;
+  const OutputRow *first_ = nullptr, *row_ = nullptr, *end_ = nullptr;
   const T *sums_ = nullptr, *bias_ = nullptr;
   T* to_ = nullptr;
   i64 outputs_ = 0, part_ = 0, parts_ = 0, steps_ = 0;
