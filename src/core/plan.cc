@@ -11,7 +11,7 @@ namespace tconv {
 namespace {
 
 // What a box's panel of inputs may take of a core's second-level cache; with larger boxes the tiles wait for it.
-constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 1024;
+constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a vector of the output, and what tiles take beyond their model.
@@ -128,13 +128,17 @@ void choose_box(Plan& plan, const Tiling& t, i64 panel_elements, i64 wanted) {
   w->box = whole ? w->count : round_up(even(w->count, std::max<i64>(64, room - w->halo()) / tile * tile), tile);
   const i64 row = w->box + w->halo();
   const auto cost = [&](i64 rows, i64 depth, i64 images) { return box_cycles(plan, t, w->box, rows, depth, images); };
-  if (whole) {
-    const i64 most = std::max<i64>(room / row - h->halo(), std::min<i64>(h->halo(), h->count));
-    h->box = cheapest(h->count, most, [&](i64 rows) { return cost(rows, 1, 1); });
+  // Whole rows: as many as the room holds, or fewer of them and of more slabs, which share their halo.
+  double lowest = 1e300;
+  for (i64 most = std::min(h->count, std::max<i64>({1, room / row - h->halo(), h->halo()})), rows; whole && most >= 1; most = rows - 1) {
+    const i64 pieces = ceil_div(h->count, most);
+    rows = ceil_div(h->count, pieces);
+    const i64 deep = std::max<i64>(1, room / (row * (rows + h->halo())) - d->halo());
+    const i64 depth = cheapest(d->count, deep, [&](i64 slabs) { return cost(rows, slabs, 1); });
+    const double total = double(pieces) * double(ceil_div(d->count, depth)) * cost(rows, depth, 1);
+    if (total < 0.995 * lowest) lowest = total, h->box = rows, d->box = depth;
   }
-  const i64 slab = row * (h->box + h->halo());
-  if (whole && h->box == h->count) d->box = cheapest(d->count, room / slab - d->halo(), [&](i64 depth) { return cost(h->box, depth, 1); });
-  const i64 volume = slab * (d->box + d->halo());
+  const i64 volume = row * (h->box + h->halo()) * (d->box + d->halo());
   if (whole && h->box == h->count && d->box == d->count)
     plan.box_batch = cheapest(std::max<i64>(plan.batch, 1), room / volume, [&](i64 images) { return cost(h->box, d->box, images); });
   const auto boxes = [&] {
