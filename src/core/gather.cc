@@ -109,7 +109,7 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
       for (i64 t = 0; t < taps; ++t) tile[t * tall + i] = source[t] == Rows::kOutside ? zeros : in.data + image * in.image + source[t];
     }
   }
-  const i64 part = even(g.channels, kTerms / std::max<i64>(taps, 1));  // channels added up in one go
+  const i64 part = even(g.channels, terms_at_once(taps * g.channels) / std::max<i64>(taps, 1));  // channels added up in one go
   std::vector<T*> at(static_cast<std::size_t>(height));
   for (i64 b = 0; b < blocks; ++b)
     for (i64 c = 0; c < g.channels; c += part)

@@ -306,7 +306,7 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
     const RowGroup::Rows& of = p.rows(g, b);
     const i64 taps = i64(g.offsets.size()), rows = i64(of.sums.size());
     // Channels added up in one go, or a part of the taps of one channel.
-    const i64 part = even(p.channels, kTerms / std::max<i64>(taps, 1)),
+    const i64 part = even(p.channels, terms_at_once(taps * p.channels) / std::max<i64>(taps, 1)),
               taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
     for (i64 r = 0; r < rows; r += of.height) {
       const i64 tall = std::min<i64>(of.height, rows - r), most = tile_vecs(k, tall),
