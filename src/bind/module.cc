@@ -131,12 +131,14 @@ class Stencil {
   void pack(const In& weight, const Out& packed) const { double_ ? pack_as<double>(weight, packed) : pack_as<float>(weight, packed); }
 
   // With weights packed on the way, into memory that the calling thread keeps.
-  void apply(const In& x, const In& weight, const std::optional<In>& bias, const Out& out) const {
-    double_ ? apply_as<double>(x, weight, bias, out) : apply_as<float>(x, weight, bias, out);
+  void apply(const In& x, const In& weight, const std::optional<In>& bias, const Out& out, int activation, double slope) const {
+    double_ ? apply_as<double>(x, weight, {*this, bias, activation, slope}, out)
+            : apply_as<float>(x, weight, {*this, bias, activation, slope}, out);
   }
 
-  void run(const In& x, const In& packed, const std::optional<In>& bias, const Out& out) const {
-    double_ ? run_as<double>(x, packed, bias, out) : run_as<float>(x, packed, bias, out);
+  void run(const In& x, const In& packed, const std::optional<In>& bias, const Out& out, int activation, double slope) const {
+    double_ ? run_as<double>(x, packed, {*this, bias, activation, slope}, out)
+            : run_as<float>(x, packed, {*this, bias, activation, slope}, out);
   }
 
  private:
@@ -149,39 +151,38 @@ class Stencil {
     layer_.pack<T>(from, to);
   }
 
-  // The arrays of a call, checked.
+  // What follows the sums, checked.
   template <class T>
-  struct Call {
-    View<const T> x;
-    const T* bias;
-    View<T> out;
-
-    Call(const Stencil& s, const In& in, const std::optional<In>& b, const Out& to)
-        : x(s.problem_.data<const T>(in, !s.forward_, "input")),
-          bias(b ? static_cast<const T*>(b->data()) : nullptr),
-          out(s.problem_.data<T>(to, s.forward_, "output")) {
-      if (b) check_vector<T>(*b, s.problem_.spec.out_channels, "bias");
-      require(!b || s.forward_, "bias: grad_input has none");
+  struct After : Epilogue<T> {
+    After(const Stencil& s, const std::optional<In>& bias, int activation, double slope) {
+      if (bias) check_vector<T>(*bias, s.problem_.spec.out_channels, "bias");
+      require(!bias || s.forward_, "bias: grad_input has none");
+      require(!activation || s.forward_, "activation: grad_input has none");
+      require(activation >= 0 && activation <= int(Activation::sigmoid), "activation: no such number");
+      this->bias = bias ? static_cast<const T*>(bias->data()) : nullptr;
+      this->activation = Activation(activation);
+      this->slope = T(slope);
     }
   };
 
   template <class T>
-  void apply_as(const In& x, const In& weight, const std::optional<In>& bias, const Out& out) const {
-    const Call<T> call(*this, x, bias, out);
-    const View<const T> from = problem_.weight<const T>(weight);
+  void apply_as(const In& x, const In& weight, const After<T>& after, const Out& out) const {
+    const View<const T> in = problem_.data<const T>(x, !forward_, "input"), from = problem_.weight<const T>(weight);
+    const View<T> to = problem_.data<T>(out, forward_, "output");
     nb::gil_scoped_release release;
     T* packed = scratch<T>(3, weight_elements());
     layer_.pack<T>(from, packed);
-    layer_.run<T>(call.x, packed, call.bias, call.out);
+    layer_.run<T>(in, packed, after, to);
   }
 
   template <class T>
-  void run_as(const In& x, const In& packed, const std::optional<In>& bias, const Out& out) const {
-    const Call<T> call(*this, x, bias, out);
+  void run_as(const In& x, const In& packed, const After<T>& after, const Out& out) const {
+    const View<const T> in = problem_.data<const T>(x, !forward_, "input");
+    const View<T> to = problem_.data<T>(out, forward_, "output");
     check_vector<T>(packed, weight_elements(), "packed");
     const T* weights = static_cast<const T*>(packed.data());
     nb::gil_scoped_release release;
-    layer_.run<T>(call.x, weights, call.bias, call.out);
+    layer_.run<T>(in, weights, after, to);
   }
 
   template <class T, class Array>
@@ -222,10 +223,10 @@ NB_MODULE(_core, m) {
       .def_prop_ro("why", &Stencil::why)
       .def_prop_ro("signature", &Stencil::signature)
       .def("apply", &Stencil::apply, nb::arg("x").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert().none(),
-           nb::arg("out").noconvert())
+           nb::arg("out").noconvert(), nb::arg("activation") = 0, nb::arg("slope") = 0.0)
       .def("pack", &Stencil::pack, nb::arg("weight").noconvert(), nb::arg("packed").noconvert())
       .def("run", &Stencil::run, nb::arg("x").noconvert(), nb::arg("packed").noconvert(), nb::arg("bias").noconvert().none(),
-           nb::arg("out").noconvert());
+           nb::arg("out").noconvert(), nb::arg("activation") = 0, nb::arg("slope") = 0.0);
   m.def(
       "grad_weight",
       [](const Problem& p, const std::string& kernel, const In& x, const In& dy, const Out& grad, int threads) {

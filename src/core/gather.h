@@ -61,6 +61,6 @@ template <class T>
 void pack_weights(const Gather& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T>
-void run(const Gather& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const T* bias, View<T> out);
+void run(const Gather& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
 
 }  // namespace tconv

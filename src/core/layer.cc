@@ -81,14 +81,14 @@ void Layer::pack(View<const T> weight, T* packed) const {
 }
 
 template <class T>
-void Layer::run(View<const T> in, const T* packed, const T* bias, View<T> out) const {
-  channels ? tconv::run<T>(*channels, isa.kernels<T>(), in, packed, bias, out)
-           : tconv::run<T>(*positions, isa.kernels<T>(), in, packed, bias, out);
+void Layer::run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) const {
+  channels ? tconv::run<T>(*channels, isa.kernels<T>(), in, packed, epilogue, out)
+           : tconv::run<T>(*positions, isa.kernels<T>(), in, packed, epilogue, out);
 }
 
 #define TCONV_LAYER(T)                                   \
   template void Layer::pack<T>(View<const T>, T*) const; \
-  template void Layer::run<T>(View<const T>, const T*, const T*, View<T>) const;
+  template void Layer::run<T>(View<const T>, const T*, const Epilogue<T>&, View<T>) const;
 TCONV_LAYER(float)
 TCONV_LAYER(double)
 

@@ -32,7 +32,7 @@ struct Layer {
   template <class T>
   void pack(View<const T> weight, T* packed) const;
   template <class T>
-  void run(View<const T> in, const T* packed, const T* bias, View<T> out) const;
+  void run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) const;
 };
 
 }  // namespace tconv

@@ -148,7 +148,7 @@ template <class T>
 void pack_weights(const Plan& plan, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T>
-void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const T* bias, View<T> out);
+void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
 
 // grad[ci, co, t] = sum over images and positions of x[ci, i] * dy[co, i * stride + t * dilation - lo].
 template <class T>
