@@ -162,8 +162,9 @@ def test_the_coefficients_can_be_made_again(dtype, count):
         context.prec = 80
         nodes = chebyshev_nodes(count)
         slopes = [Decimal(1) / 2 + sum(r**k / factorial(k + 2) for k in range(1, 60)) for r in nodes]
-        for j, i in ((j, i) for j in range(1, count) for i in range(count - 1, j - 1, -1)):
-            slopes[i] = (slopes[i] - slopes[i - 1]) / (nodes[i] - nodes[i - j])
+        for j in range(1, count):
+            for i in range(count - 1, j - 1, -1):
+                slopes[i] = (slopes[i] - slopes[i - 1]) / (nodes[i] - nodes[i - j])
         polynomial = [Decimal(0)] * count
         for node, slope in zip(reversed(nodes), reversed(slopes), strict=True):
             polynomial = [below - node * own for below, own in zip([Decimal(0), *polynomial[:-1]], polynomial, strict=True)]

@@ -6,11 +6,13 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "../core/layer.h"
 #include "../core/parallel.h"
@@ -125,8 +127,18 @@ class Stencil {
 
   i64 weight_elements() const { return layer_.weight_elements(); }
   std::vector<i64> signature() const { return layer_.signature(); }
-  std::string kernel() const { return std::string(layer_.channels ? "channels_" : "positions_") + layer_.isa.name; }
-  std::string why() const { return layer_.why; }
+  std::string kernel() const { return std::string(name(layer_.chosen)) + "_" + layer_.isa.name; }
+  int threads() const { return layer_.threads(); }
+  int lanes() const { return double_ ? layer_.isa.f64->lanes : layer_.isa.f32->lanes; }
+  i64 workspace_bytes() const { return layer_.workspace() * (double_ ? 8 : 4); }
+
+  // (method, estimated cycles on one thread or None, why it was refused or ""), in the order of consideration.
+  std::vector<std::tuple<std::string, std::optional<double>, std::string>> candidates() const {
+    std::vector<std::tuple<std::string, std::optional<double>, std::string>> found;
+    for (const Candidate& c : layer_.candidates)
+      found.emplace_back(name(c.method), c.refused ? std::nullopt : std::optional(c.cycles), c.refused ? c.refused : "");
+    return found;
+  }
 
   void pack(const In& weight, const Out& packed) const { double_ ? pack_as<double>(weight, packed) : pack_as<float>(weight, packed); }
 
@@ -220,7 +232,10 @@ NB_MODULE(_core, m) {
            nb::arg("kernel"), nb::arg("threads"))
       .def_prop_ro("weight_elements", &Stencil::weight_elements)
       .def_prop_ro("kernel", &Stencil::kernel)
-      .def_prop_ro("why", &Stencil::why)
+      .def_prop_ro("candidates", &Stencil::candidates)
+      .def_prop_ro("threads", &Stencil::threads)
+      .def_prop_ro("lanes", &Stencil::lanes)
+      .def_prop_ro("workspace_bytes", &Stencil::workspace_bytes)
       .def_prop_ro("signature", &Stencil::signature)
       .def("apply", &Stencil::apply, nb::arg("x").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert().none(),
            nb::arg("out").noconvert(), nb::arg("activation") = 0, nb::arg("slope") = 0.0)

@@ -52,6 +52,10 @@ struct Gather {
   int threads;
 
   i64 weight_elements() const { return groups * blocks * taps * channels * block; }
+  // Elements that a thread needs at most: transposed inputs, sums, zeros and a bias for every lane.
+  i64 workspace() const {
+    return images * (slab_inputs * channels + slab_outputs * blocks_at_once * block) + channels + blocks_at_once * block;
+  }
 };
 
 // Estimated cycles on one thread: multiply-adds, transposing, weights read, and writing.

@@ -103,6 +103,8 @@ struct Plan {
   int threads;
 
   i64 weight_elements() const { return groups * channels * outputs * weights; }
+  i64 unit_rows() const;                                             // rows of sums of the largest unit
+  i64 workspace() const { return panel + 2 * unit_rows() * pitch; }  // elements that a thread needs: a panel, and sums of two strips
   i64 block_outputs(i64 b) const { return b + 1 < blocks ? block : outputs - b * block; }
   const RowGroup::Rows& rows(const RowGroup& g, i64 b) const { return b + 1 < blocks ? g.rows : g.last_rows; }
   // Row (n, d, h) of a box in its panel: where lane 0 of the row lies.

@@ -375,14 +375,19 @@ void pack_weights(const Plan& p, View<const T> weight, i64 group_stride, T* pack
   });
 }
 
+i64 Plan::unit_rows() const {
+  i64 most = 0;
+  for (const Unit& unit : units) most = std::max(most, i64(unit.slot.size()) * block);
+  return most;
+}
+
 template <class T>
 void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
   const Tasks tasks(p);
   // An output larger than the last cache's share is not found there by who reads it next: it need not pass through.
   const bool stream =
       p.batch * p.groups * p.outputs * p.axis[0].out_size * p.axis[1].out_size * p.axis[2].out_size * i64(sizeof(T)) >= kStreamBytes;
-  i64 unit_rows = 0;
-  for (const Unit& unit : p.units) unit_rows = std::max(unit_rows, i64(unit.slot.size()) * p.block);
+  const i64 unit_rows = p.unit_rows();
   parallel_for(tasks.count(), p.threads, [&](i64 task) {
     const i64 turn = task % tasks.runs, chunk = task / tasks.runs % tasks.chunks;
     const Box box = tasks.boxes(p, task / (tasks.runs * tasks.chunks));

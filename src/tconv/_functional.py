@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,7 +128,7 @@ def conv_transpose(
     >>> tconv.conv_transpose(x, w, stride=2, padding=1).shape
     (1, 3, 8, 8)
     >>> tconv.conv_transpose(-x, w, stride=2, padding=1, activation="leaky_relu", negative_slope=0.5)[0, 0, 0, :3]
-    array([-2., -4., -4.], dtype=float32)
+    array([-1., -2., -2.], dtype=float32)
 
     The arithmetic is that of Dumoulin and Visin, arXiv:1603.07285, section 4.
     """
@@ -139,13 +139,14 @@ def conv_transpose(
                       groups=groups, layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
     prepared = _forward(x.shape, w.shape, dtype.itemsize == 8, kernel, count, words)
-    plain = activation is None and negative_slope is SLOPE
-    code, slope = (0, 0.0) if plain else activation_code(activation, negative_slope, dtype.itemsize == 8)
+    after: dict[str, Any] = {}
+    if activation is not None or negative_slope is not SLOPE:
+        after["activation"], after["slope"] = activation_code(activation, negative_slope, dtype.itemsize == 8)
     bias = None if bias is None else bias_array(bias, prepared.problem.spec.out_channels, w, prepared.problem.spec)
     inputs = [a for a in (x, w, bias) if a is not None]
     y = result(out, prepared.shape, x.dtype, inputs, prepared.problem.spec)
     add = None if bias is None else np.ascontiguousarray(readable(bias, dtype))
-    return into(y, dtype, lambda to: prepared.stencil.apply(readable(x, dtype), readable(w, dtype), add, to, code, slope))
+    return into(y, dtype, partial(prepared.stencil.apply, readable(x, dtype), readable(w, dtype), add, **after))
 
 
 def conv_transpose_grad_input(

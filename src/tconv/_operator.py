@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -107,12 +108,14 @@ class Operator:
         prepared = self._plans.get(call) or self._plan(call)
         target = result(out, prepared.shape, array.dtype, [array], prepared.problem.spec)
         packed = self._weights(prepared, forward)
-        bias, code, slope = (self._bias, self._code, self._slope) if forward else (None, 0, 0.0)
+        bias, code, slope = None, 0, 0.0
+        if forward:
+            bias, code, slope = self._bias, self._code, self._slope
         x = readable(array, self._dtype)
         if out is None and array.dtype == self._dtype:
             prepared.stencil.run(x, packed, bias, target, code, slope)
             return target
-        return into(target, self._dtype, lambda to: prepared.stencil.run(x, packed, bias, to, code, slope))
+        return into(target, self._dtype, partial(prepared.stencil.run, x, packed, bias, activation=code, slope=slope))
 
     def _plan(self, call: tuple[Any, ...]) -> Prepared:
         shape, forward, input_size, threads = call

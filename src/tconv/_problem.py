@@ -99,12 +99,16 @@ def activation_code(activation: Any, negative_slope: Any, double: bool) -> tuple
     """What follows the bias, as the core has it: a number, and the slope of leaky_relu."""
     if not (activation is None or isinstance(activation, str)) or activation not in ACTIVATIONS:
         raise ArgumentError("activation", activation, f"must be one of {', '.join(map(repr, ACTIVATIONS))}")
-    real = isinstance(negative_slope, Real) and not isinstance(negative_slope, bool)
-    if not real or not -_LARGEST[double] <= negative_slope <= _LARGEST[double]:
+    try:
+        real = isinstance(negative_slope, Real) and not isinstance(negative_slope, bool)
+        slope = float(negative_slope) if real else float("nan")
+    except OverflowError:
+        slope = float("inf")
+    if not abs(slope) <= _LARGEST[double]:
         raise ArgumentError("negative_slope", negative_slope, "must be a real number that is finite in the dtype of the computation")
-    if activation != "leaky_relu" and negative_slope != SLOPE:
+    if activation != "leaky_relu" and slope != SLOPE:
         raise ArgumentError("negative_slope", negative_slope, f"means something for activation='leaky_relu' only, not for {activation!r}")
-    return ACTIVATIONS.index(activation), float(negative_slope)
+    return ACTIVATIONS.index(activation), slope
 
 
 def _data(name: str, shape: Sequence[int], rank: int, layout: str) -> tuple[int, int, tuple[int, ...], bool]:

@@ -142,10 +142,10 @@ def _activated(y: Array, activation: str | None, slope: float) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):  # minus infinity times a slope of zero is NaN, as everywhere
             return np.where(y < 0, y * y.dtype.type(slope), y)
     if activation == "tanh":
-        return np.tanh(y)
+        return np.asarray(np.tanh(y))
     if activation == "sigmoid":
         small = np.exp(-np.abs(y))
-        return np.where(y >= 0, y.dtype.type(1), small) / (1 + small)
+        return np.asarray(np.where(y >= 0, y.dtype.type(1), small) / (1 + small))
     return y
 
 
