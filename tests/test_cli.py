@@ -351,6 +351,51 @@ def test_info() -> None:
     assert json.loads(succeeds("info", "--json"))["tconv"] == tconv.__version__
 
 
+def test_why_a_kernel_was_chosen() -> None:
+    line = "c64:32 i8x8 k4 s2 p1"
+    facts = json.loads(succeeds("info", "--why", line, "--threads", "2", "--json"))
+    positions, channels = facts["candidates"]
+    assert (facts["problem"], facts["dtype"], facts["layout"]) == (line, "float32", "channels_first")
+    assert (positions["method"], channels["method"], positions["refused"], channels["refused"]) == ("positions", "channels", "", "")
+    least = min((positions, channels), key=lambda candidate: candidate["cycles"])
+    method, isa = facts["kernel"].split("_")
+    assert method == least["method"] and f"direct_{isa}" == tconv.kernels()[0]
+    assert facts["macs"] == tconv.Spec.parse(line).macs and facts["limit_cycles"] == facts["macs"] / (2 * facts["lanes"])
+    assert all(c["of_limit"] == pytest.approx(facts["limit_cycles"] / c["cycles"]) and 0 < c["of_limit"] <= 1 for c in facts["candidates"])
+    assert facts["threads_allowed"] == 2 and 1 <= facts["threads"] <= 2 and facts["workspace_bytes"] > 0
+    text = succeeds("info", "--why", *line.split(), "--threads", "2").splitlines()
+    assert text[0] == f"{line}, float32, channels_first" and f"{'kernel':<15}{facts['kernel']}" in text
+    assert f"{'positions':<15}{positions['cycles']:,.0f} cycles of one thread, {positions['of_limit']:.0%} of the multiply-add" in "\n".join(text)
+
+
+def test_why_a_method_was_refused() -> None:
+    words = ("--from", "torch", "--input-size", "8x8", "--kernel-size", "4", "--stride", "2")
+    scalar = json.loads(succeeds("info", "--why", *words, "--algorithm", "channels_scalar", "--dtype", "float64", "--json"))
+    assert (scalar["kernel"], scalar["lanes"], scalar["dtype"]) == ("channels_scalar", 1, "float64")
+    assert scalar["candidates"][0] == {"method": "positions", "cycles": None, "of_limit": None,
+                                       "refused": "another method was asked for by name"}  # fmt: skip
+    for line, reason in (("c8:7 i8 k4", "fewer than 8 channels"), ("c3:8 i8 k4", "fewer than 4 channels"),
+                         ("c8:8 i90000 k4", "these axes are too long")):  # fmt: skip
+        assert re.search(rf"^channels +refused: .*{reason}", succeeds("info", "--why", line, "--layout", "channels_last"), re.MULTILINE)
+    assert json.loads(succeeds("info", "--why", "n0 c8:8 i8 k4", "--json"))["macs"] == 0
+
+
+@pytest.mark.parametrize("arguments, text", [
+    (["i8 k4"], "problem='i8 k4': means something with --why only"),
+    (["--threads", "2"], "threads=2: means something with --why only"),
+    (["--from", "torch"], "from='torch': means something with --why only"),
+    (["--stride", "2"], "stride='2': means something with --why only"),
+    (["--why"], "problem=None: give either one line, or words"),
+    (["--why", "i8"], "problem='i8': lacks kernel_size (k)"),
+    (["--why", "i8 k4", "--threads", "0"], "threads=0: must lie in [1, 1024]"),
+    (["--why", "i8 k4", "--algorithm", "fast"], "algorithm='fast': is not known"),
+    (["--why", "i8 k4", "--layout", "nchw"], "--layout"),
+    (["--why", "i1000000x1000000 k4"], "more than this machine's memory"),
+])  # fmt: skip
+def test_bad_questions(arguments: list[str], text: str) -> None:
+    fails(2, text, "info", *arguments)
+
+
 # ------------------------------------------------------------------------------------------------------------------ the command itself
 
 

@@ -368,7 +368,8 @@ def test_an_operator_honours_the_output_size_both_ways():
 def test_an_operator_prints_what_it_is():
     text = repr(tconv.Operator(np.ones((2, 3, 4)), np.ones(3), stride=2, output_size=11, threads=3))
     assert text == ("Operator(w(2, 3, 4) float64, bias=True, stride=2, padding=0, output_padding=0, dilation=1, groups=1, "
-                    f"layout='channels_first', output_size=11, threads=3, kernel={tconv.kernels()[0]!r})")  # fmt: skip
+                    f"layout='channels_first', output_size=11, activation=None, negative_slope=0.01, threads=3, "
+                    f"kernel={tconv.kernels()[0]!r})")  # fmt: skip
     assert "bias=False" in repr(tconv.Operator(np.ones((2, 3, 4))))
 
 

@@ -6,11 +6,13 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "../core/layer.h"
 #include "../core/parallel.h"
@@ -125,18 +127,30 @@ class Stencil {
 
   i64 weight_elements() const { return layer_.weight_elements(); }
   std::vector<i64> signature() const { return layer_.signature(); }
-  std::string kernel() const { return std::string(layer_.channels ? "channels_" : "positions_") + layer_.isa.name; }
-  std::string why() const { return layer_.why; }
+  std::string kernel() const { return std::string(name(layer_.chosen)) + "_" + layer_.isa.name; }
+  int threads() const { return layer_.threads(); }
+  int lanes() const { return double_ ? layer_.isa.f64->lanes : layer_.isa.f32->lanes; }
+  i64 workspace_bytes() const { return layer_.workspace() * (double_ ? 8 : 4); }
+
+  // (method, estimated cycles on one thread or None, why it was refused or ""), in the order of consideration.
+  std::vector<std::tuple<std::string, std::optional<double>, std::string>> candidates() const {
+    std::vector<std::tuple<std::string, std::optional<double>, std::string>> found;
+    for (const Candidate& c : layer_.candidates)
+      found.emplace_back(name(c.method), c.refused ? std::nullopt : std::optional(c.cycles), c.refused ? c.refused : "");
+    return found;
+  }
 
   void pack(const In& weight, const Out& packed) const { double_ ? pack_as<double>(weight, packed) : pack_as<float>(weight, packed); }
 
   // With weights packed on the way, into memory that the calling thread keeps.
-  void apply(const In& x, const In& weight, const std::optional<In>& bias, const Out& out) const {
-    double_ ? apply_as<double>(x, weight, bias, out) : apply_as<float>(x, weight, bias, out);
+  void apply(const In& x, const In& weight, const std::optional<In>& bias, const Out& out, int activation, double slope) const {
+    double_ ? apply_as<double>(x, weight, {*this, bias, activation, slope}, out)
+            : apply_as<float>(x, weight, {*this, bias, activation, slope}, out);
   }
 
-  void run(const In& x, const In& packed, const std::optional<In>& bias, const Out& out) const {
-    double_ ? run_as<double>(x, packed, bias, out) : run_as<float>(x, packed, bias, out);
+  void run(const In& x, const In& packed, const std::optional<In>& bias, const Out& out, int activation, double slope) const {
+    double_ ? run_as<double>(x, packed, {*this, bias, activation, slope}, out)
+            : run_as<float>(x, packed, {*this, bias, activation, slope}, out);
   }
 
  private:
@@ -149,39 +163,38 @@ class Stencil {
     layer_.pack<T>(from, to);
   }
 
-  // The arrays of a call, checked.
+  // What follows the sums, checked.
   template <class T>
-  struct Call {
-    View<const T> x;
-    const T* bias;
-    View<T> out;
-
-    Call(const Stencil& s, const In& in, const std::optional<In>& b, const Out& to)
-        : x(s.problem_.data<const T>(in, !s.forward_, "input")),
-          bias(b ? static_cast<const T*>(b->data()) : nullptr),
-          out(s.problem_.data<T>(to, s.forward_, "output")) {
-      if (b) check_vector<T>(*b, s.problem_.spec.out_channels, "bias");
-      require(!b || s.forward_, "bias: grad_input has none");
+  struct After : Epilogue<T> {
+    After(const Stencil& s, const std::optional<In>& bias, int activation, double slope) {
+      if (bias) check_vector<T>(*bias, s.problem_.spec.out_channels, "bias");
+      require(!bias || s.forward_, "bias: grad_input has none");
+      require(!activation || s.forward_, "activation: grad_input has none");
+      require(activation >= 0 && activation <= int(Activation::sigmoid), "activation: no such number");
+      this->bias = bias ? static_cast<const T*>(bias->data()) : nullptr;
+      this->activation = Activation(activation);
+      this->slope = T(slope);
     }
   };
 
   template <class T>
-  void apply_as(const In& x, const In& weight, const std::optional<In>& bias, const Out& out) const {
-    const Call<T> call(*this, x, bias, out);
-    const View<const T> from = problem_.weight<const T>(weight);
+  void apply_as(const In& x, const In& weight, const After<T>& after, const Out& out) const {
+    const View<const T> in = problem_.data<const T>(x, !forward_, "input"), from = problem_.weight<const T>(weight);
+    const View<T> to = problem_.data<T>(out, forward_, "output");
     nb::gil_scoped_release release;
     T* packed = scratch<T>(3, weight_elements());
     layer_.pack<T>(from, packed);
-    layer_.run<T>(call.x, packed, call.bias, call.out);
+    layer_.run<T>(in, packed, after, to);
   }
 
   template <class T>
-  void run_as(const In& x, const In& packed, const std::optional<In>& bias, const Out& out) const {
-    const Call<T> call(*this, x, bias, out);
+  void run_as(const In& x, const In& packed, const After<T>& after, const Out& out) const {
+    const View<const T> in = problem_.data<const T>(x, !forward_, "input");
+    const View<T> to = problem_.data<T>(out, forward_, "output");
     check_vector<T>(packed, weight_elements(), "packed");
     const T* weights = static_cast<const T*>(packed.data());
     nb::gil_scoped_release release;
-    layer_.run<T>(call.x, weights, call.bias, call.out);
+    layer_.run<T>(in, weights, after, to);
   }
 
   template <class T, class Array>
@@ -219,13 +232,16 @@ NB_MODULE(_core, m) {
            nb::arg("kernel"), nb::arg("threads"))
       .def_prop_ro("weight_elements", &Stencil::weight_elements)
       .def_prop_ro("kernel", &Stencil::kernel)
-      .def_prop_ro("why", &Stencil::why)
+      .def_prop_ro("candidates", &Stencil::candidates)
+      .def_prop_ro("threads", &Stencil::threads)
+      .def_prop_ro("lanes", &Stencil::lanes)
+      .def_prop_ro("workspace_bytes", &Stencil::workspace_bytes)
       .def_prop_ro("signature", &Stencil::signature)
       .def("apply", &Stencil::apply, nb::arg("x").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert().none(),
-           nb::arg("out").noconvert())
+           nb::arg("out").noconvert(), nb::arg("activation") = 0, nb::arg("slope") = 0.0)
       .def("pack", &Stencil::pack, nb::arg("weight").noconvert(), nb::arg("packed").noconvert())
       .def("run", &Stencil::run, nb::arg("x").noconvert(), nb::arg("packed").noconvert(), nb::arg("bias").noconvert().none(),
-           nb::arg("out").noconvert());
+           nb::arg("out").noconvert(), nb::arg("activation") = 0, nb::arg("slope") = 0.0);
   m.def(
       "grad_weight",
       [](const Problem& p, const std::string& kernel, const In& x, const In& dy, const Out& grad, int threads) {

@@ -90,10 +90,11 @@ Pixels<T> packed_pixels(T* data, const i64* size, i64 channels, int cut, i64 beg
   return p;
 }
 
-// All products of one triple for `images` images, added up in parts of the channels, `blocks` blocks of lanes wide.
+// All products of one triple for `images` images, added up in parts of the channels, `blocks` blocks of lanes wide. `lane` holds a bias for
+// every lane.
 template <class T>
 void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple, const Pixels<const T>& in, const T* zeros,
-              const T* weights, i64 blocks, const T* bias, const Pixels<T>& out, i64 images) {
+              const T* weights, i64 blocks, const Epilogue<T>& lane, const Pixels<T>& out, i64 images) {
   const Rows rows(g, triple, in.stride, out.stride);
   const i64 taps = triple.taps(), per_image = triple.rows(), count = images * per_image;
   const i64 height = tile_rows(k, count, kTerms, kGatherVecs);
@@ -117,7 +118,9 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
         const i64 tall = std::min(height, count - r);
         for (i64 i = 0; i < tall; ++i) at[i] = to[r + i] + b * g.block;
         k.gathered[tall](c, std::min(g.channels, c + part), taps, from.data() + r * taps, rows.weights.data(),
-                         weights + b * g.taps * g.channels * g.block, at.data(), bias ? bias + b * g.block : nullptr, c > 0);
+                         weights + b * g.taps * g.channels * g.block, at.data(), lane.bias ? lane.bias + b * g.block : nullptr, c > 0);
+        if (lane.activation != Activation::none && c + part >= g.channels)  // complete, and just stored
+          for (i64 i = 0; i < tall; ++i) k.activate(at[i], g.block, T(0), lane.activation, lane.slope);
       }
 }
 
@@ -259,8 +262,9 @@ void pack_weights(const Gather& g, const Kernels<T>& k, View<const T> weight, i6
 }
 
 template <class T>
-void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const T* bias, View<T> out) {
+void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
   const i64 slabs = i64(g.slabs.size());
+  const T* bias = epilogue.bias;
   parallel_for(ceil_div(g.batch, g.images) * g.groups * slabs * g.runs, g.threads, [&](i64 task) {
     const i64 turn = task % g.runs, group = task / g.runs % g.groups;
     const Gather::Slab& slab = g.slabs[std::size_t(task / (g.runs * g.groups) % slabs)];
@@ -295,8 +299,8 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
                                     : packed_pixels<T>(room, out_size, lanes, g.cut, slab.out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
       for (const Gather::Triple& triple : slab.triples)
-        multiply(g, k, triple, pixels, zeros, packed + (group * g.blocks + b) * g.taps * g.channels * g.block, blocks, lane_bias, sums,
-                 images);
+        multiply(g, k, triple, pixels, zeros, packed + (group * g.blocks + b) * g.taps * g.channels * g.block, blocks,
+                 {lane_bias, epilogue.activation, epilogue.slope}, sums, images);
       if (direct) continue;
       to.data += slab.out_begin * out.stride[2 + g.cut];
       scatter_pixels(k, room, out_size, lanes, images, outputs, to);
@@ -306,7 +310,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
 
 #define TCONV_GATHER(T)                                                                    \
   template void pack_weights<T>(const Gather&, const Kernels<T>&, View<const T>, i64, T*); \
-  template void run<T>(const Gather&, const Kernels<T>&, View<const T>, const T*, const T*, View<T>);
+  template void run<T>(const Gather&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
 TCONV_GATHER(float)
 TCONV_GATHER(double)
 

@@ -52,6 +52,10 @@ struct Gather {
   int threads;
 
   i64 weight_elements() const { return groups * blocks * taps * channels * block; }
+  // Elements that a thread needs at most: transposed inputs, sums, zeros and a bias for every lane.
+  i64 workspace() const {
+    return images * (slab_inputs * channels + slab_outputs * blocks_at_once * block) + channels + blocks_at_once * block;
+  }
 };
 
 // Estimated cycles on one thread: multiply-adds, transposing, weights read, and writing.
@@ -61,6 +65,6 @@ template <class T>
 void pack_weights(const Gather& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T>
-void run(const Gather& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const T* bias, View<T> out);
+void run(const Gather& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
 
 }  // namespace tconv

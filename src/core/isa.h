@@ -2,6 +2,7 @@
 // The kernel bodies, written once; every isa_<name>.cc instantiates them for its vector width. See vec.h for what may be included.
 #pragma once
 
+#include "activate.h"
 #include "kernels.h"
 #include "vec.h"
 
@@ -272,7 +273,7 @@ constexpr void fill(Kernels<T>& k) {
 
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
-  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>, depthwise<T, N>};
+  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>, depthwise<T, N>, activate<T, N>};
   fill<T, N, Registers, kMaxRows>(k);
   return k;
 }

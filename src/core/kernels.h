@@ -41,6 +41,21 @@ using Weave = void (*)(T* y, const T* const* rows, i64 phases, i64 count, T bias
 template <class T>
 using Transpose = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 as, i64 bs, const T* bias);
 
+// What follows the sums of an output, while they are still in the first-level cache: row[i] = f(row[i] + bias) for i < count. `slope`
+// belongs to leaky_relu alone. NaN stays NaN.
+enum class Activation { none, relu, leaky_relu, tanh, sigmoid };
+template <class T>
+using Activate = void (*)(T* row, i64 count, T bias, Activation kind, T slope);
+
+// All that a layer does to its sums: `bias` holds one value an output channel, or is null. A method that knows nothing of activations may
+// add the bias its own way where there is none, but an element is activated exactly once, when its sum is complete.
+template <class T>
+struct Epilogue {
+  const T* bias = nullptr;
+  Activation activation = Activation::none;
+  T slope = 0;
+};
+
 // Copies rows of adjacent elements and puts zeros around them: to[0 .. columns) = 0 .. 0, from[0 .. end - begin), 0 .. 0.
 template <class T>
 using Copy = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 begin, i64 end, i64 columns);
@@ -69,6 +84,7 @@ struct Kernels {
   Copy<T> copy;
   CopyStretches<T> copy_stretches;
   DepthwiseRow<T> depthwise;
+  Activate<T> activate;
 };
 
 // One instruction set: its name, whether this processor runs it, and its tables.

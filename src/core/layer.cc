@@ -2,7 +2,6 @@
 #include "layer.h"
 
 #include <algorithm>
-#include <cstdio>
 
 namespace tconv {
 namespace {
@@ -10,37 +9,46 @@ namespace {
 // Work that is worth waking another thread for: some tens of microseconds.
 constexpr double kCyclesPerThread = 1e5;
 
-// Whether lanes over channels are worth an estimate: channels fill vectors, and the axes are short enough to be listed.
-bool plausible(const Plan& p) {
+// Why lanes over channels are not worth an estimate, or null.
+const char* channels_refused(const Plan& p) {
   double listed = 0;
   for (const StencilAxis& a : p.axis) listed += double(a.out_size) * double(a.kernel);
-  return p.outputs >= 8 && p.channels >= 4 && listed < 1e5;
+  if (p.outputs < 8) return "a group writes fewer than 8 channels, which leaves most lanes empty";
+  if (p.channels < 4) return "a group sums over fewer than 4 channels, too few for a pointer a tap";
+  if (listed >= 1e5) return "every output and tap of an axis is listed, and these axes are too long for that";
+  return nullptr;
+}
+
+// Every method with its estimate as one thread would run it: methods round differently, and the choice must not hang on the number of
+// threads. A method asked for by name is the only one considered.
+std::vector<Candidate> consider(const Spec& spec, Direction dir, Method asked, const Plan& by_positions, int lanes, i64 element_bytes) {
+  const auto refusal = [&](Method method, const char* reason) {
+    return asked == Method::automatic ? reason : asked == method ? nullptr : "another method was asked for by name";
+  };
+  std::vector<Candidate> found{{Method::positions, cycles(by_positions), refusal(Method::positions, nullptr)},
+                               {Method::channels, 0, refusal(Method::channels, channels_refused(by_positions))}};
+  if (!found[1].refused) found[1].cycles = cycles(Gather(spec, dir, 1, lanes, element_bytes));
+  return found;
+}
+
+// The one of the fewest cycles; there always is one.
+const Candidate& best(const std::vector<Candidate>& candidates) {
+  const auto before = [](const Candidate& a, const Candidate& b) { return !a.refused && (b.refused || a.cycles < b.cycles); };
+  return *std::min_element(candidates.begin(), candidates.end(), before);
 }
 
 }  // namespace
 
+const char* name(Method method) { return method == Method::positions ? "positions" : method == Method::channels ? "channels" : "direct"; }
+
 Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, int threads, i64 element_bytes)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
   const int lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
-  // Both orientations as one thread would run them: they round differently, and the choice must not hang on the number of threads.
   auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes);
-  double estimate = cycles(*by_positions);
-  if (method != Method::automatic) {
-    why = "asked for by name";
-  } else if (!plausible(*by_positions)) {
-    method = Method::positions;
-    why = "lanes over positions: the problem is too long or has too few channels for lanes over channels";
-  } else {
-    const double by_channels = cycles(Gather(spec, dir, 1, lanes, element_bytes));
-    char text[160];
-    std::snprintf(text, sizeof text, "lanes over positions: %.3g cycles; lanes over channels: %.3g cycles (estimates, one thread)",
-                  estimate, by_channels);
-    why = text;
-    method = by_channels < estimate ? Method::channels : Method::positions;
-    estimate = std::min(estimate, by_channels);
-  }
-  threads = int(std::min(double(threads), 1 + estimate / kCyclesPerThread));
-  if (method == Method::channels)
+  candidates = consider(spec, dir, method, *by_positions, lanes, element_bytes);
+  chosen = best(candidates).method;
+  threads = int(std::min(double(threads), 1 + best(candidates).cycles / kCyclesPerThread));
+  if (chosen == Method::channels)
     channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
   else
     positions = threads == 1 ? std::move(by_positions) : std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes);
@@ -66,14 +74,14 @@ void Layer::pack(View<const T> weight, T* packed) const {
 }
 
 template <class T>
-void Layer::run(View<const T> in, const T* packed, const T* bias, View<T> out) const {
-  channels ? tconv::run<T>(*channels, isa.kernels<T>(), in, packed, bias, out)
-           : tconv::run<T>(*positions, isa.kernels<T>(), in, packed, bias, out);
+void Layer::run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) const {
+  channels ? tconv::run<T>(*channels, isa.kernels<T>(), in, packed, epilogue, out)
+           : tconv::run<T>(*positions, isa.kernels<T>(), in, packed, epilogue, out);
 }
 
 #define TCONV_LAYER(T)                                   \
   template void Layer::pack<T>(View<const T>, T*) const; \
-  template void Layer::run<T>(View<const T>, const T*, const T*, View<T>) const;
+  template void Layer::run<T>(View<const T>, const T*, const Epilogue<T>&, View<T>) const;
 TCONV_LAYER(float)
 TCONV_LAYER(double)
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A forward layer or input gradient prepared for one problem: which orientation computes it, and why.
+// A forward layer or input gradient prepared for one problem: which method computes it, and why.
 #pragma once
 
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "gather.h"
@@ -14,6 +13,15 @@ namespace tconv {
 // positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h).
 enum class Method { automatic, positions, channels };
 
+const char* name(Method method);
+
+// A method that could compute a problem: its estimated cycles on one thread, or why it was not considered.
+struct Candidate {
+  Method method;
+  double cycles;
+  const char* refused;  // null: considered
+};
+
 struct Layer {
   Layer(const Spec& spec, Direction direction, const Isa& isa, Method method, int threads, i64 element_bytes);
 
@@ -22,8 +30,11 @@ struct Layer {
   std::unique_ptr<const Plan> positions;  // one of the two
   std::unique_ptr<const Gather> channels;
   i64 channels_per_group;  // input channels of the weight
-  std::string why;         // the estimates behind the choice
+  std::vector<Candidate> candidates;
+  Method chosen;  // the candidate of the fewest cycles
 
+  int threads() const { return channels ? channels->threads : positions->threads; }
+  i64 workspace() const { return channels ? channels->workspace() : positions->workspace(); }  // elements that each thread keeps
   i64 weight_elements() const { return channels ? channels->weight_elements() : positions->weight_elements(); }
   // What the order of packed weights depends on, beside weight and kernel.
   std::vector<i64> signature() const;
@@ -32,7 +43,7 @@ struct Layer {
   template <class T>
   void pack(View<const T> weight, T* packed) const;
   template <class T>
-  void run(View<const T> in, const T* packed, const T* bias, View<T> out) const;
+  void run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) const;
 };
 
 }  // namespace tconv

@@ -104,6 +104,8 @@ struct Plan {
   int threads;
 
   i64 weight_elements() const { return groups * channels * outputs * weights; }
+  i64 unit_rows() const;                                             // rows of sums of the largest unit
+  i64 workspace() const { return panel + 2 * unit_rows() * pitch; }  // elements that a thread needs: a panel, and sums of two strips
   i64 block_outputs(i64 b) const { return b + 1 < blocks ? block : outputs - b * block; }
   const RowGroup::Rows& rows(const RowGroup& g, i64 b) const { return b + 1 < blocks ? g.rows : g.last_rows; }
   // Row (n, d, h) of a box in its panel: where lane 0 of the row lies.
@@ -152,7 +154,7 @@ template <class T>
 void pack_weights(const Plan& plan, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T>
-void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const T* bias, View<T> out);
+void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
 
 // grad[ci, co, t] = sum over images and positions of x[ci, i] * dy[co, i * stride + t * dilation - lo].
 template <class T>

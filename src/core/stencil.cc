@@ -244,14 +244,14 @@ struct OutputRows {
 template <class T>
 class Writer {
  public:
-  Writer(const Plan& plan, const Kernels<T>& kernels, const View<T>& out, bool stream)
-      : p_(plan), k_(kernels), out_(out), stream_(stream) {}
+  Writer(const Plan& plan, const Kernels<T>& kernels, const Epilogue<T>& epilogue, const View<T>& out, bool stream)
+      : p_(plan), k_(kernels), after_(epilogue), out_(out), stream_(stream) {}
 
   // Takes over a strip's sums, of so many channels from `channel` on.
-  void begin(const OutputRow* rows, const OutputRow* end, const T* sums, i64 channel, i64 outputs, const T* bias) {
+  void begin(const OutputRow* rows, const OutputRow* end, T* sums, i64 channel, i64 outputs) {
     rest();
     row_ = first_ = rows, end_ = end, sums_ = sums, outputs_ = outputs;
-    bias_ = bias ? bias + channel : nullptr;
+    bias_ = after_.bias ? after_.bias + channel : nullptr;
     to_ = out_.data + channel * out_.stride[1];
     transposed_ = out_.stride[1] == 1 && outputs > 1 && out_.stride[4] != 1;
     if (row_ < end_) part_ = 0, parts_ = transposed_ ? row_->segment.run : outputs, steps_ = (end_ - row_) * parts_;
@@ -274,25 +274,35 @@ class Writer {
 
   void write_channel(const Segment& s, i64 m) {
     const T* phases[kPhaseMost];
-    for (i64 p = 0; p < s.run; ++p) phases[p] = sums_ + row_->sums + (p * p_.block + m) * p_.pitch;
-    write_piece(s, k_, phases, bias_ ? bias_[m] : T(0), to_ + row_->to + m * out_.stride[1], out_.stride[4], stream_);
+    for (i64 p = 0; p < s.run; ++p) phases[p] = activated(p, m);
+    write_piece(s, k_, phases, bias_ && !active() ? bias_[m] : T(0), to_ + row_->to + m * out_.stride[1], out_.stride[4], stream_);
   }
 
   void write_phase(const Segment& s, i64 phase) {
     const Inside in(s.base + phase, s.stride, s.size, s.count);
+    for (i64 m = 0; active() && m < outputs_; ++m) activated(phase, m);
     k_.transpose(sums_ + row_->sums + phase * p_.block * p_.pitch + in.begin, p_.pitch,
                  to_ + row_->to + (s.base + phase + in.begin * s.stride) * out_.stride[4], out_.stride[4] * s.stride, outputs_,
-                 in.end - in.begin, bias_);
+                 in.end - in.begin, active() ? nullptr : bias_);
   }
+
+  // The sums of one phase and channel of this piece: no other step reads them, so they are activated once, where they lie.
+  const T* activated(i64 phase, i64 m) {
+    T* sums = sums_ + row_->sums + (phase * p_.block + m) * p_.pitch;
+    if (active()) k_.activate(sums, row_->segment.count, bias_ ? bias_[m] : T(0), after_.activation, after_.slope);
+    return sums;
+  }
+  bool active() const { return after_.activation != Activation::none; }
 
   const Plan& p_;
   const Kernels<T>& k_;
+  const Epilogue<T>& after_;
   const View<T>& out_;
   const bool stream_;
   bool transposed_ = false;
   const OutputRow *first_ = nullptr, *row_ = nullptr, *end_ = nullptr;
-  const T *sums_ = nullptr, *bias_ = nullptr;
-  T* to_ = nullptr;
+  const T* bias_ = nullptr;
+  T *sums_ = nullptr, *to_ = nullptr;
   i64 outputs_ = 0, part_ = 0, parts_ = 0, steps_ = 0;
 };
 
@@ -368,14 +378,19 @@ void pack_weights(const Plan& p, View<const T> weight, i64 group_stride, T* pack
   });
 }
 
+i64 Plan::unit_rows() const {
+  i64 most = 0;
+  for (const Unit& unit : units) most = std::max(most, i64(unit.slot.size()) * block);
+  return most;
+}
+
 template <class T>
-void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const T* bias, View<T> out) {
+void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
   const Tasks tasks(p);
   // An output larger than the last cache's share is not found there by who reads it next: it need not pass through.
   const bool stream =
       p.batch * p.groups * p.outputs * p.axis[0].out_size * p.axis[1].out_size * p.axis[2].out_size * i64(sizeof(T)) >= kStreamBytes;
-  i64 unit_rows = 0;
-  for (const Unit& unit : p.units) unit_rows = std::max(unit_rows, i64(unit.slot.size()) * p.block);
+  const i64 unit_rows = p.unit_rows();
   parallel_for(tasks.count(), p.threads, [&](i64 task) {
     const i64 turn = task % tasks.runs, chunk = task / tasks.runs % tasks.chunks;
     const Box box = tasks.boxes(p, task / (tasks.runs * tasks.chunks));
@@ -386,7 +401,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
     T* panel = scratch<T>(0, p.panel);
     T* sums = scratch<T>(1, 2 * unit_rows * p.pitch);
     const OutputRows written(p, box, strips, out.stride);
-    Writer<T> writer(p, k, out, stream);
+    Writer<T> writer(p, k, epilogue, out, stream);
     bool odd = false;
     for (i64 group = chunk * tasks.groups_at_once; group < last_group; ++group) {
       View<const T> from = in;
@@ -405,7 +420,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
             if (row < end) {
               T* fresh = sums + (odd ? unit_rows * p.pitch : 0);
               multiply(p, k, p.units[u], panel, strip, b, packed + first * p.channels * p.weights, fresh, writer);
-              writer.begin(row, end, fresh, first, outputs, bias);
+              writer.begin(row, end, fresh, first, outputs);
               odd = !odd;
             }
             row = end;
@@ -420,7 +435,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
 #define TCONV_STENCIL(T)                                                                                              \
   template void pack_panel<T>(const Plan&, const Kernels<T>&, const View<const T>&, i64, const Box&, T*, PanelPitch); \
   template void pack_weights<T>(const Plan&, View<const T>, i64, T*);                                                 \
-  template void run<T>(const Plan&, const Kernels<T>&, View<const T>, const T*, const T*, View<T>);
+  template void run<T>(const Plan&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
 TCONV_STENCIL(float)
 TCONV_STENCIL(double)
 

@@ -256,15 +256,47 @@ def bench(*problem: str, source: Annotated[str | None, Parameter("--from")] = No
 
 
 @app.command
-def info(*, json: bool = False) -> None:
-    """Version, machine, kernels and threads.
+def info(*problem: str, why: bool = False, source: Annotated[str | None, Parameter("--from")] = None,
+         dtype: Literal["float32", "float64", "float16", "bfloat16"] | None = None,
+         layout: Literal["channels_first", "channels_last"] | None = None, threads: int | None = None, algorithm: str | None = None,
+         json: bool = False, **arguments: Words) -> None:  # fmt: skip
+    """Version, machine, kernels and threads; or with --why how a layer is computed, what was refused, and why.
+
+    tconv info --why "c256:128 i8x8 k4 s2 p1", where the layer is given as to tconv shape. Cycles are estimates for one thread. The
+    limit is that of multiply-adds, two vectors of them a cycle; the memory's limit is not known without measuring: tconv bench.
 
     Parameters
     ----------
+    problem
+        The layer as one line of text, quoted or not.
+    why
+        Explain the choice of a kernel for the layer.
+    source
+        The framework whose words the arguments are; without it they are tconv's own.
+    dtype
+        Of all numbers; by default float32.
+    layout
+        By default channels_first.
+    threads
+        How many threads may be used; by default all cores.
+    algorithm
+        A kernel's name, as tconv info lists them; by default auto.
     json
         Print the facts as JSON.
+    arguments
+        The layer in words.
     """
-    _print_json(config()) if json else show_config()
+    if not why:
+        options = {"problem": " ".join(problem) or None, "from": source, "dtype": dtype, "layout": layout, "threads": threads,
+                   "algorithm": algorithm, **arguments}  # fmt: skip
+        for name, value in options.items():
+            if value is not None:
+                raise ArgumentError(name, value, "means something with --why only")
+        return _print_json(config()) if json else show_config()
+    from ._why import explain
+
+    found = explain(_layer(problem, source, arguments), dtype or "float32", layout or "channels_first", threads, algorithm or "auto")
+    _print_json(found.facts()) if json else print(found)
 
 
 def _values(words: dict[str, str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from . import _problem
 from ._functional import Prepared, into, key, prepare, words_key
+from ._problem import SLOPE, activation_code
 from ._runtime import Array, as_array, bias_array, compute_dtype, get_num_threads, kernel_for, readable, result, same_dtype, thread_count
 from ._spec import ArgumentError, Ints, Padding, Spec, at_least_one, integers, pairs
 
@@ -27,11 +29,14 @@ class Operator:
     >>> op = tconv.Operator(np.ones((2, 3, 4, 4), np.float32), stride=2, padding=1)
     >>> op(np.ones((1, 2, 8, 8), np.float32)).shape, op.T(np.ones((1, 3, 16, 16), np.float32)).shape
     ((1, 3, 16, 16), (1, 2, 8, 8))
+    >>> tconv.Operator(np.ones((1, 1, 2)), activation="relu")([[-1.0, 2.0]])
+    array([[0., 1., 2.]])
     """
 
     def __init__(self, w: npt.ArrayLike, bias: npt.ArrayLike | None = None, *, stride: Ints = 1, padding: Padding = 0,
                  output_padding: Ints = 0, output_size: Ints | None = None, dilation: Ints = 1, groups: int = 1,
-                 layout: str = "channels_first", threads: int | None = None, algorithm: str = "auto") -> None:  # fmt: skip
+                 layout: str = "channels_first", activation: str | None = None, negative_slope: float = SLOPE,
+                 threads: int | None = None, algorithm: str = "auto") -> None:  # fmt: skip
         w = as_array("w", w)
         self._dtype = compute_dtype("w", w)
         self._w = np.array(w, order="C", copy=True)
@@ -40,6 +45,8 @@ class Operator:
         self._output_size = key("output_size", output_size)
         self._algorithm, self._kernel = algorithm, kernel_for(algorithm)
         self._threads = None if threads is None else thread_count(threads)
+        self._activation = activation
+        self._code, self._slope = activation_code(activation, negative_slope, self._dtype.itemsize == 8)
         channels = self._check(_problem.weight_axes(w.shape, groups))
         self._bias = None if bias is None else np.array(bias_array(bias, channels, w), dtype=self._dtype, order="C")
         self._w.setflags(write=False)
@@ -71,15 +78,16 @@ class Operator:
         return self._kernel
 
     def __call__(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        """The layer: x (N, Cin, *I) -> (N, Cout, *O), in the operator's layout; N may be absent."""
+        """The layer, bias and activation included: x (N, Cin, *I) -> (N, Cout, *O), in the operator's layout; N may be absent."""
         return self._run(x, True, None, out)
 
     def T(self, grad: npt.ArrayLike, input_size: Ints | None = None, out: Array | None = None) -> Array:
-        """The adjoint, without bias: grad (N, Cout, *O) -> (N, Cin, *I); see `conv_transpose_grad_input`."""
+        """The adjoint, without bias and activation: grad (N, Cout, *O) -> (N, Cin, *I); see `conv_transpose_grad_input`."""
         return self._run(grad, False, input_size, out)
 
     def __repr__(self) -> str:
-        facts = {"bias": self._bias is not None, **self._words, "output_size": self._output_size, "threads": self._threads,
+        facts = {"bias": self._bias is not None, **self._words, "output_size": self._output_size, "activation": self._activation,
+                 "negative_slope": self._slope, "threads": self._threads,
                  "kernel": self._kernel}  # fmt: skip
         return f"Operator(w{self._w.shape} {self._w.dtype.name}, {', '.join(f'{k}={v!r}' for k, v in facts.items())})"
 
@@ -99,12 +107,15 @@ class Operator:
         call = (array.shape, forward, key("input_size", input_size), self._threads or get_num_threads())
         prepared = self._plans.get(call) or self._plan(call)
         target = result(out, prepared.shape, array.dtype, [array], prepared.problem.spec)
-        packed, bias = self._weights(prepared, forward), self._bias if forward else None
+        packed = self._weights(prepared, forward)
+        bias, code, slope = None, 0, 0.0
+        if forward:
+            bias, code, slope = self._bias, self._code, self._slope
         x = readable(array, self._dtype)
         if out is None and array.dtype == self._dtype:
-            prepared.stencil.run(x, packed, bias, target)
+            prepared.stencil.run(x, packed, bias, target, code, slope)
             return target
-        return into(target, self._dtype, lambda to: prepared.stencil.run(x, packed, bias, to))
+        return into(target, self._dtype, partial(prepared.stencil.run, x, packed, bias, activation=code, slope=slope))
 
     def _plan(self, call: tuple[Any, ...]) -> Prepared:
         shape, forward, input_size, threads = call

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 from ._spec import ArgumentError, Spec, at_least_one, integer, integers, is_single, pairs
 
 LAYOUTS = ("channels_first", "channels_last")
+ACTIVATIONS = (None, "relu", "leaky_relu", "tanh", "sigmoid")  # in the order of the core's numbers
+SLOPE = 0.01
+_LARGEST = {False: 3.4028234663852886e38, True: 1.7976931348623157e308}  # float32, float64
 
 
 class Problem(NamedTuple):
@@ -89,6 +93,22 @@ def check_layout(layout: str) -> None:
 def check_bias(shape: Sequence[int], channels: int, problem: object = None) -> None:
     if tuple(shape) != (channels,):
         raise ArgumentError("bias", tuple(shape), f"must have the shape ({channels},), one value per output channel", problem)
+
+
+def activation_code(activation: Any, negative_slope: Any, double: bool) -> tuple[int, float]:
+    """What follows the bias, as the core has it: a number, and the slope of leaky_relu."""
+    if not (activation is None or isinstance(activation, str)) or activation not in ACTIVATIONS:
+        raise ArgumentError("activation", activation, f"must be one of {', '.join(map(repr, ACTIVATIONS))}")
+    try:
+        real = isinstance(negative_slope, Real) and not isinstance(negative_slope, bool)
+        slope = float(negative_slope) if real else float("nan")
+    except OverflowError:
+        slope = float("inf")
+    if not abs(slope) <= _LARGEST[double]:
+        raise ArgumentError("negative_slope", negative_slope, "must be a real number that is finite in the dtype of the computation")
+    if activation != "leaky_relu" and slope != SLOPE:
+        raise ArgumentError("negative_slope", negative_slope, f"means something for activation='leaky_relu' only, not for {activation!r}")
+    return ACTIVATIONS.index(activation), slope
 
 
 def _data(name: str, shape: Sequence[int], rank: int, layout: str) -> tuple[int, int, tuple[int, ...], bool]:

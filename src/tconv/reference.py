@@ -28,7 +28,8 @@ Array = npt.NDArray[Any]
 
 def conv_transpose(x: npt.ArrayLike, w: npt.ArrayLike, bias: npt.ArrayLike | None = None, *, stride: Ints = 1, padding: Padding = 0,
                    output_padding: Ints = 0, output_size: Ints | None = None, dilation: Ints = 1, groups: int = 1,
-                   layout: str = "channels_first") -> Array:  # fmt: skip
+                   layout: str = "channels_first", activation: str | None = None,
+                   negative_slope: float = _problem.SLOPE) -> Array:  # fmt: skip
     """The layer: every input stamps the kernel onto the output, scaled by its value; overlapping stamps add up.
 
     x: (batch, in_channels, *size), or (batch, *size, in_channels) with layout="channels_last", or either without the batch
@@ -36,7 +37,8 @@ def conv_transpose(x: npt.ArrayLike, w: npt.ArrayLike, bias: npt.ArrayLike | Non
     result: laid out as x, with out_channels, and size (size - 1) * stride + dilation * (kernel_size - 1) + 1 - lo - hi
 
     `padding` is the crop (lo, hi) of the full output: an int, one int or one (lo, hi) pair per axis (negative adds zeros),
-    "valid" or "same". Bias is added everywhere, to appended zeros too. Raises ArgumentError for arguments that do not fit.
+    "valid" or "same". Bias is added everywhere, to appended zeros too, and then
+    `activation` is applied: None, "relu", "leaky_relu", "tanh" or "sigmoid". Raises ArgumentError for arguments that do not fit.
 
     >>> x = np.array([[[0.0, 1.0], [2.0, 3.0]]])
     >>> kernel = np.array([[[[4.0, 1.0], [2.0, 3.0]]]])
@@ -48,6 +50,7 @@ def conv_transpose(x: npt.ArrayLike, w: npt.ArrayLike, bias: npt.ArrayLike | Non
     (1, 8, 8)
     """
     x, w, dtype = _arrays(x=x, w=w)
+    _, slope = _problem.activation_code(activation, negative_slope, x.dtype == np.float64)
     problem = _problem.forward(x.shape, w.shape, stride=stride, padding=padding, output_padding=output_padding,
                                output_size=output_size, dilation=dilation, groups=groups, layout=layout)  # fmt: skip
     spec, weight = problem.spec, _by_group(w, 0, problem.spec.groups)
@@ -58,7 +61,7 @@ def conv_transpose(x: npt.ArrayLike, w: npt.ArrayLike, bias: npt.ArrayLike | Non
     result = _cropped(full, spec)
     if bias is not None:
         result += _bias(bias, spec).astype(x.dtype)
-    return _arranged(result, problem).astype(dtype)
+    return _arranged(_activated(result, activation, slope), problem).astype(dtype)
 
 
 def conv_transpose_grad_input(grad: npt.ArrayLike, w: npt.ArrayLike, input_size: Ints | None = None, *, stride: Ints = 1,
@@ -129,6 +132,21 @@ def _kept(spec: Spec, of_full: int = 0) -> tuple[Any, ...]:
     """The part that the output and the full output share, as a slice of the one or (of_full=1) of the other."""
     parts = [(clip(range(-a.lo, a.full - a.lo), a.output), a.lo * of_full) for a in spec.axes]
     return (..., *(slice(part.start + shift, part.stop + shift) for part, shift in parts))
+
+
+def _activated(y: Array, activation: str | None, slope: float) -> Array:
+    """The function of that name, element by element; sigmoid by e^-|y|, which never overflows."""
+    if activation == "relu":
+        return np.where(y < 0, y.dtype.type(0), y)
+    if activation == "leaky_relu":
+        with np.errstate(invalid="ignore", over="ignore"):  # minus infinity times a slope of zero is NaN, as everywhere
+            return np.where(y < 0, y * y.dtype.type(slope), y)
+    if activation == "tanh":
+        return np.asarray(np.tanh(y))
+    if activation == "sigmoid":
+        small = np.exp(-np.abs(y))
+        return np.asarray(np.where(y >= 0, y.dtype.type(1), small) / (1 + small))
+    return y
 
 
 def _canonical(array: Array, problem: Problem) -> Array:

@@ -103,6 +103,45 @@ void same_bits(std::vector<T>& first, const std::vector<T>& got, const char* isa
   ++failures;
 }
 
+// Every output is the activation (with the slope 1/2) of what it is without one: once, and within 3 units in the last place.
+template <class T>
+void activated(const std::vector<T>& plain, const std::vector<T>& got, Activation kind, const char* isa, int line) {
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const long double x = plain[i], e = std::exp(-std::fabs(x));
+    const long double want = kind == Activation::relu         ? std::max(x, 0.0L)
+                             : kind == Activation::leaky_relu ? (x < 0 ? x / 2 : x)
+                             : kind == Activation::tanh       ? std::tanh(x)
+                                                              : (x < 0 ? e : 1) / (1 + e);
+    const int units = kind == Activation::tanh || kind == Activation::sigmoid ? 3 : 0;
+    const long double unit =
+        std::max<long double>(std::numeric_limits<T>::epsilon() * std::fabs(want), std::numeric_limits<T>::denorm_min());
+    if (got[i] == T(want) || std::fabs(got[i] - want) <= units * unit) continue;
+    std::printf("FAILED activation %d %s problem %d element %zu: %.17g of %.17g\n", int(kind), isa, line, i, double(got[i]),
+                double(plain[i]));
+    ++failures;
+    return;
+  }
+}
+
+// The whole range, element by element, with counts around a vector's width.
+template <class T>
+void check_range(const Isa& isa) {
+  const T huge = std::numeric_limits<T>::max(), tiny = std::numeric_limits<T>::min(), least = std::numeric_limits<T>::denorm_min();
+  std::vector<T> x{0, huge, -huge, tiny, -tiny, least, -least, std::numeric_limits<T>::infinity(), -std::numeric_limits<T>::infinity()};
+  for (int i = -4000; i < 4000; ++i) x.push_back(T(i) / 40), x.push_back(T(i) * std::ldexp(T(1), -int(pick(0, 120))));
+  for (int kind = 1; kind <= int(Activation::sigmoid); ++kind)
+    for (i64 count = 1, at = 0; at < i64(x.size()); at += count, count = std::min<i64>(pick(1, 40), i64(x.size()) - at)) {
+      std::vector<T> row(x.begin() + at, x.begin() + at + count);
+      row.insert(row.end(), {T(-7), std::numeric_limits<T>::quiet_NaN()});
+      isa.kernels<T>().activate(row.data(), count, T(0), Activation(kind), T(0.5));
+      isa.kernels<T>().activate(row.data() + count + 1, 1, T(1), Activation(kind), T(0.5));
+      if (row[std::size_t(count)] != T(-7) || !std::isnan(row.back()))
+        std::printf("FAILED activation %d %s: beyond the row, or NaN\n", kind, isa.name), ++failures;
+      row.resize(std::size_t(count));
+      activated<T>({x.begin() + at, x.begin() + at + count}, row, Activation(kind), isa.name, -1);
+    }
+}
+
 template <class T>
 void check(const Spec& spec, const Isa& isa, int line) {
   const Definition d(spec);
@@ -131,8 +170,14 @@ void check(const Spec& spec, const Isa& isa, int line) {
           const Layer layer(spec, direction, isa, method, threads, sizeof(T));
           std::vector<T> packed(layer.weight_elements(), unwritten), to(forward ? ny : nx, unwritten);
           layer.pack<T>(wv, packed.data());
-          layer.run<T>(dense<const T>(from.data(), ins, in, layouts & 1), packed.data(), forward ? bias.data() : nullptr,
-                       dense<T>(to.data(), outs, out, layouts & 2));
+          const View<const T> source = dense<const T>(from.data(), ins, in, layouts & 1);
+          layer.run<T>(source, packed.data(), Epilogue<T>{forward ? bias.data() : nullptr}, dense<T>(to.data(), outs, out, layouts & 2));
+          const std::vector<T> plain = to;
+          const Epilogue<T> after{forward ? bias.data() : nullptr, Activation(1 + (line + layouts + threads) % 4), T(0.5)};
+          std::fill(to.begin(), to.end(), unwritten);
+          layer.run<T>(source, packed.data(), after, dense<T>(to.data(), outs, out, layouts & 2));
+          activated(plain, to, after.activation, isa.name, line);
+          to = plain;
           if (layouts & 2) to = turned(to, outs, volume(out), true);
           compare(to, forward ? y : dx, forward ? ya : dxa, forward ? "forward" : "grad_input", isa.name, method, line);
           same_bits(first, to, isa.name, threads, line);
@@ -218,6 +263,8 @@ int main(int count, char** values) {
   const int problems = count > 1 ? std::atoi(values[1]) : 100;
   int isas_here;
   const Isa* list = isas(&isas_here);
+  for (int i = 0; i < isas_here; ++i)
+    if (list[i].supported()) check_range<float>(list[i]), check_range<double>(list[i]);
   for (int line = 0; line < problems; ++line) {
     const Spec spec = small_spec();
     for (int i = 0; i < isas_here; ++i)
@@ -226,6 +273,6 @@ int main(int count, char** values) {
   std::string names;
   for (int i = 0; i < isas_here; ++i)
     if (list[i].supported()) names += std::string(" ") + list[i].name;
-  std::printf("%d problems, 5 results each in all layouts, on%s: %d failed\n", problems, names.c_str(), failures);
+  std::printf("%d problems, 5 results each in all layouts and activations, on%s: %d failed\n", problems, names.c_str(), failures);
   return failures != 0;
 }
