@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "transforms.h"
 #include "vec.h"
 
 namespace tconv {
@@ -218,8 +219,9 @@ constexpr void fill(Kernels<T>& k) {
 
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
-  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>};
+  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>, {}};
   fill<T, N, Registers, kMaxRows>(k);
+  fill_transforms<T, N>(k);
   return k;
 }
 

@@ -39,6 +39,22 @@ using Transpose = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i
 template <class T>
 using Copy = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 begin, i64 end, i64 columns);
 
+// A transform of Winograd's along one axis (transforms.h), for `outer` batches of lines and `run` adjacent lanes of each:
+// to[o * to.outer + i * to.line + lane] (+)= sum over j of matrix[i][j] * from[o * from.outer + j * from.line + lane].
+struct LinePitch {
+  i64 line, outer;
+};
+template <class T>
+using Lines = void (*)(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 outer, i64 run, bool add);
+
+// F(m, r): m outputs of r taps from m + r - 1 products. With one tap all three are copies, of m inputs, one weight and m outputs.
+template <class T>
+struct Transform {
+  Lines<T> input, weight, output;
+};
+constexpr int kMaxTile = 4, kMaxFilter = 3;
+constexpr int kOnePoint = 1;  // the point whose value reaches every output unchanged
+
 template <class T>
 struct Kernels {
   int lanes;                                 // elements of a vector
@@ -47,6 +63,7 @@ struct Kernels {
   Weave<T> weave;
   Transpose<T> transpose;
   Copy<T> copy;
+  Transform<T> transform[kMaxTile + 1][kMaxFilter + 1];  // [m][r]; null where there is none
 };
 
 // One instruction set: its name, whether this processor runs it, and its tables.

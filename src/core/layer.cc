@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <stdexcept>
 
 namespace tconv {
 namespace {
@@ -32,15 +33,29 @@ bool plausible(const Plan& p) {
   return p.outputs >= 8 && p.channels >= 4 && listed < 1e5;
 }
 
+// Whether Winograd's transforms are worth an estimate: channels enough to feed the products, and its error near that of the direct sum.
+bool plausible(const Spec& spec, Direction direction) {
+  const i64 in = spec.in_channels / spec.groups, out = spec.out_channels / spec.groups;
+  return in >= 16 && out >= 16 && Winograd::refusal(spec, direction, 0).empty();
+}
+
 }  // namespace
 
-Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, int threads, i64 element_bytes)
+Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, int threads, i64 element_bytes, bool pack_always)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
+  if (method >= Method::winograd) {
+    why = Winograd::refusal(spec, dir, tile_of(method));
+    if (!why.empty()) throw std::invalid_argument(why);
+    why = "asked for by name";
+    winograd = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes);
+    return;
+  }
   const int lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
-  // Both orientations as one thread would run them: they round differently, and the choice must not hang on the number of threads.
+  // All methods as one thread would run them: they round differently, and the choice must not hang on the number of threads.
   auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes);
   double estimate = cycles(*by_positions, lanes);
-  if (method != Method::automatic) {
+  const bool may_be_winograd = method == Method::automatic && plausible(spec, dir);
+  if (method > Method::direct) {
     why = "asked for by name";
   } else if (!plausible(*by_positions)) {
     method = Method::positions;
@@ -54,14 +69,24 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, in
     method = by_channels < estimate ? Method::channels : Method::positions;
     estimate = std::min(estimate, by_channels);
   }
+  if (may_be_winograd) {
+    const double by_winograd = cycles(Winograd(spec, dir, isa, 0, 1, element_bytes), pack_always);
+    char text[80];
+    std::snprintf(text, sizeof text, "; Winograd's tiles: %.3g cycles", by_winograd);
+    why += text;
+    if (by_winograd < estimate) method = Method::winograd, estimate = by_winograd;
+  }
   threads = int(std::min(double(threads), 1 + estimate / kCyclesPerThread));
-  if (method == Method::channels)
+  if (method == Method::winograd)
+    winograd = std::make_unique<const Winograd>(spec, dir, isa, 0, threads, element_bytes);
+  else if (method == Method::channels)
     channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
   else
     positions = threads == 1 ? std::move(by_positions) : std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes);
 }
 
 std::vector<i64> Layer::signature() const {
+  if (winograd) return {2, winograd->axis[0].tile, winograd->axis[1].tile, winograd->axis[2].tile};
   std::vector<i64> found{channels != nullptr};
   if (positions)
     for (const StencilAxis& a : positions->axis) {
@@ -76,12 +101,14 @@ template <class T>
 void Layer::pack(View<const T> weight, T* packed) const {
   const i64 group_stride = weight.stride[0] * channels_per_group;
   if (direction == Direction::grad_input) std::swap(weight.stride[0], weight.stride[1]);
+  if (winograd) return pack_weights<T>(*winograd, isa.kernels<T>(), weight, group_stride, packed);
   channels ? pack_weights<T>(*channels, isa.kernels<T>(), weight, group_stride, packed)
            : pack_weights<T>(*positions, weight, group_stride, packed);
 }
 
 template <class T>
 void Layer::run(View<const T> in, const T* packed, const T* bias, View<T> out) const {
+  if (winograd) return tconv::run<T>(*winograd, isa.kernels<T>(), in, packed, bias, out);
   channels ? tconv::run<T>(*channels, isa.kernels<T>(), in, packed, bias, out)
            : tconv::run<T>(*positions, isa.kernels<T>(), in, packed, bias, out);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A forward layer or input gradient prepared for one problem: which orientation computes it, and why.
+// A forward layer or input gradient prepared for one problem: which method computes it, and why.
 #pragma once
 
 #include <memory>
@@ -8,23 +8,31 @@
 
 #include "gather.h"
 #include "plan.h"
+#include "winograd.h"
 
 namespace tconv {
 
-// positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h).
-enum class Method { automatic, positions, channels };
+// positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h). direct: the faster of these.
+// winograd: winograd.h with its default tiles, or with tiles of 2 or 4 positions. automatic: the fastest whose error stays small.
+enum class Method { automatic, direct, positions, channels, winograd, winograd2, winograd4 };
+constexpr int tile_of(Method m) { return m == Method::winograd2 ? 2 : m == Method::winograd4 ? 4 : 0; }
 
 struct Layer {
-  Layer(const Spec& spec, Direction direction, const Isa& isa, Method method, int threads, i64 element_bytes);
+  // `pack_always`: weights are packed for every call, and that counts. Throws std::invalid_argument where a method refuses the problem.
+  Layer(const Spec& spec, Direction direction, const Isa& isa, Method method, int threads, i64 element_bytes, bool pack_always = false);
 
   Direction direction;
   const Isa& isa;
-  std::unique_ptr<const Plan> positions;  // one of the two
+  std::unique_ptr<const Plan> positions;  // one of the three
   std::unique_ptr<const Gather> channels;
+  std::unique_ptr<const Winograd> winograd;
   i64 channels_per_group;  // input channels of the weight
   std::string why;         // the estimates behind the choice
 
-  i64 weight_elements() const { return channels ? channels->weight_elements() : positions->weight_elements(); }
+  const char* method() const { return winograd ? "winograd" : channels ? "channels" : "positions"; }
+  i64 weight_elements() const {
+    return winograd ? winograd->weight_elements() : channels ? channels->weight_elements() : positions->weight_elements();
+  }
   // What the order of packed weights depends on, beside weight and kernel.
   std::vector<i64> signature() const;
 
