@@ -10,16 +10,23 @@
 namespace tconv {
 namespace {
 
-// Vectors of lanes along three axes.
+constexpr i64 kRoomBytes = 16 << 10;  // what lies between the transforms along two axes, in the first-level cache
+
+// Lanes along three axes, of tiles in a row.
 template <class T>
 struct Grid {
   T* data;
-  i64 stride[3];
+  i64 stride[3], tile;
 };
 
 template <class T>
 Grid<T> dense(T* data, const i64* extent, i64 pitch) {
-  return {data, {extent[1] * extent[2] * pitch, extent[2] * pitch, pitch}};
+  return {data, {extent[1] * extent[2] * pitch, extent[2] * pitch, pitch}, extent[0] * extent[1] * extent[2] * pitch};
+}
+
+template <class T>
+Grid<const T> readable(const Grid<T>& g) {
+  return {g.data, {g.stride[0], g.stride[1], g.stride[2]}, g.tile};
 }
 
 i64 volume(const i64* extent) { return extent[0] * extent[1] * extent[2]; }
@@ -52,27 +59,42 @@ struct Chain {
     if (!count) axes[count++] = 2;  // a copy
   }
 
-  // `room` holds two grids between transforms.
-  void operator()(Grid<const T> from, const Grid<T>& to, i64 run, T* room, i64 room_size, bool add = false) const {
+  // `tiles` of them in a row, as many at once as `room` holds between two transforms: in two halves of `room_size` elements.
+  void operator()(Grid<const T> from, Grid<T> to, i64 tiles, i64 run, T* room, i64 room_size, bool add = false) const {
+    const i64 between = std::max(volume(before), volume(after)) * run;
+    const i64 most = count == 1 ? tiles : std::max<i64>(1, std::min(room_size, kRoomBytes / i64(sizeof(T))) / between);
+    for (i64 t = 0; t < tiles; t += most, from.data += most * from.tile, to.data += most * to.tile)
+      together(from, to, std::min(most, tiles - t), run, room, room_size, add);
+  }
+
+ private:
+  void together(Grid<const T> from, const Grid<T>& to, i64 tiles, i64 run, T* room, i64 room_size, bool add) const {
     i64 extent[3] = {before[0], before[1], before[2]};
     for (int s = 0; s < count; ++s) {
       const int a = axes[s];
       i64 next[3] = {extent[0], extent[1], extent[2]};
       next[a] = after[a];
       const Grid<T> target = s + 1 == count ? to : dense(room + s % 2 * room_size, next, run);
-      along(a, extent, from, target, run, add && s + 1 == count);
-      from = {target.data, {target.stride[0], target.stride[1], target.stride[2]}};
+      along(a, extent, from, target, tiles, run, add && s + 1 == count);
+      from = readable(target);
       extent[a] = next[a];
     }
   }
 
- private:
-  void along(int a, const i64* extent, const Grid<const T>& from, const Grid<T>& to, i64 run, bool add) const {
+  // Of the loops over tiles and the two other axes, the kernel takes the longest one.
+  void along(int a, const i64* extent, const Grid<const T>& from, const Grid<T>& to, i64 tiles, i64 run, bool add) const {
+    struct Loop {
+      i64 count, from, to;
+    };
     const int u = a == 0 ? 1 : 0, v = a == 2 ? 1 : 2;
-    const bool adjacent = from.stride[v] == run && to.stride[v] == run;
-    for (i64 i = 0; i < extent[u]; ++i)
-      lines[a](from.data + i * from.stride[u], {from.stride[a], from.stride[v]}, to.data + i * to.stride[u], {to.stride[a], to.stride[v]},
-               adjacent ? 1 : extent[v], adjacent ? run * extent[v] : run, add);
+    Loop loop[3] = {{extent[u], from.stride[u], to.stride[u]}, {extent[v], from.stride[v], to.stride[v]}, {tiles, from.tile, to.tile}};
+    if (loop[1].from == run && loop[1].to == run) run *= loop[1].count, loop[1].count = 1;
+    for (int i : {0, 1})
+      if (loop[i].count > loop[2].count) std::swap(loop[i], loop[2]);
+    for (i64 i = 0; i < loop[0].count; ++i)
+      for (i64 j = 0; j < loop[1].count; ++j)
+        lines[a](from.data + i * loop[0].from + j * loop[1].from, {from.stride[a], loop[2].from},
+                 to.data + i * loop[0].to + j * loop[1].to, {to.stride[a], loop[2].to}, loop[2].count, run, add);
   }
 };
 
@@ -113,9 +135,9 @@ struct WeightPacker {
       for (i64 out = 0; out < f.outs; ++out)
         for (i64 in = 0; in < f.ins; ++in) {
           const Phases po(f, &Winograd::Class::out, out), pi(f, &Winograd::Class::in, in);
-          Grid<const T> from{taps, {}};
-          for (int a = 0, pitch = int(w.block); a < 3; ++a) {
-            i64 step = pitch;
+          Grid<const T> from{taps, {}, 0};
+          for (int a = 0; a < 3; ++a) {
+            i64 step = w.block;
             for (int later = a + 1; later < 3; ++later) step *= w.axis[later].kernel;
             const i64 taps_here = f.along[a]->taps, phase = w.axis[a].forward ? po.of[a] : pi.of[a];
             const i64 first = w.axis[a].element(phase, 0, taps_here);
@@ -123,7 +145,7 @@ struct WeightPacker {
             from.stride[a] = (w.axis[a].element(phase, 1, taps_here) - first) * step;
           }
           T* to = weights_of(w, group, f, b, out) + (in * w.channels + channel) * w.block;
-          chains[i](from, dense(to, chains[i].after, f.ins * w.channels * w.block), w.block, room, w.points * w.block);
+          chains[i](from, dense(to, chains[i].after, f.ins * w.channels * w.block), 1, w.block, room, w.points * w.block);
         }
     }
   }
@@ -192,7 +214,7 @@ struct Buffers {
   T *inputs, *products, *sums, *pixels, *room, *patch, *bias;
 
   explicit Buffers(const Winograd& w)
-      : pitch(round_up(w.depth, 16) | 16), product_pitch((w.points + 1) * w.block), room_size(w.points * std::max(w.channels, w.block)) {
+      : pitch(round_up(w.depth, 16) | 16), product_pitch((w.points + 1) * w.block), room_size(std::max(w.points * std::max(w.channels, w.block), kRoomBytes / i64(sizeof(T)))) {
     T** const part[] = {&inputs, &products, &sums, &pixels, &room, &patch, &bias};
     const i64 size[] = {w.points * w.tiles * pitch,
                         w.tiles * product_pitch,
@@ -217,6 +239,28 @@ struct PointRows {
   i64 height;
 };
 
+// Along the row, a tile's first element, and which of its elements begin .. end - 1 exist.
+struct Columns {
+  i64 at, begin, end;
+};
+
+// Where the tiles of a row lie in an input or output: the first one begins at `first` and has `extent` elements, `step` apart;
+// the next one begins `advance` further along the row; those of begin .. end - 1 lie wholly inside.
+struct Reach {
+  i64 first[3], step[3], extent[3], advance, begin, end;
+
+  Columns columns(i64 tile, i64 size) const {
+    const i64 at = first[2] + tile * advance, from = std::clamp<i64>(ceil_div(-at, step[2]), 0, extent[2]);
+    return {at, from, std::clamp<i64>(ceil_div(size - at, step[2]), from, extent[2])};
+  }
+  void find_inside(const i64* size, i64 tiles) {
+    bool inside = true;
+    for (int i = 0; i < 2; ++i) inside = inside && first[i] >= 0 && first[i] + (extent[i] - 1) * step[i] < size[i];
+    begin = inside ? std::clamp<i64>(ceil_div(-first[2], advance), 0, tiles) : 0;
+    end = inside ? std::clamp<i64>(floor_div(size[2] - 1 - first[2] - (extent[2] - 1) * step[2], advance) + 1, begin, tiles) : 0;
+  }
+};
+
 template <class T>
 struct Task {
   const Winograd& w;
@@ -234,54 +278,91 @@ struct Task {
   bool any_output(const Winograd::Family& f, i64 out) const;
 
  private:
-  Grid<const T> patch(const i64* first, const i64* step, const i64* extent, const Pixels<const T>& in, i64 image) const;
-  void place(const Grid<const T>& from, const i64* first, const i64* extent, const Pixels<T>& to, i64 image, bool add) const;
+  Reach reach(const Winograd::Family& f, const Phases& in, const i64* row, const i64* extent) const;
+  Reach reach(const Phases& out, const i64* row, const i64* extent) const;
+  Grid<const T> patch(const Reach& r, i64 tile, const Pixels<const T>& in) const;
+  void place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const;
 };
+
+template <class T>
+Reach Task<T>::reach(const Winograd::Family& f, const Phases& in, const i64* row, const i64* extent) const {
+  Reach r{};
+  i64 size[3];
+  for (int i = 0; i < 3; ++i) {
+    const Winograd::Along& a = w.axis[i];
+    r.step[i] = a.in_stride, r.extent[i] = extent[i], size[i] = a.in_size;
+    r.first[i] = a.in_stride * (box.position(a, i, i < 2 ? row[i] : 0) + a.reach(*f.along[i])) + in.of[i] - a.in_lo;
+  }
+  r.advance = r.step[2] * w.axis[2].tile;
+  r.find_inside(size, box.size[2]);
+  return r;
+}
+
+template <class T>
+Reach Task<T>::reach(const Phases& out, const i64* row, const i64* extent) const {
+  Reach r{};
+  i64 size[3];
+  for (int i = 0; i < 3; ++i) {
+    const Winograd::Along& a = w.axis[i];
+    r.step[i] = a.out_stride, r.extent[i] = extent[i], size[i] = a.out_size;
+    r.first[i] = a.out_stride * box.position(a, i, i < 2 ? row[i] : 0) + out.of[i] - a.out_lo;
+  }
+  r.advance = r.step[2] * w.axis[2].tile;
+  r.find_inside(size, box.size[2]);
+  return r;
+}
 
 // Inputs of a tile that reaches over a border, with zeros beyond it.
 template <class T>
-Grid<const T> Task<T>::patch(const i64* first, const i64* step, const i64* extent, const Pixels<const T>& in, i64 image) const {
+Grid<const T> Task<T>::patch(const Reach& r, i64 tile, const Pixels<const T>& in) const {
+  const i64 c = w.channels, step = r.step[2];
+  const auto [column, begin, end] = r.columns(tile, w.axis[2].in_size);
+  const bool adjacent = step * in.stride[2] == c;
   T* to = at.patch;
-  each(extent, [&](const i64* i) {
-    const T* from = in.data + image * in.image;
-    bool inside = true;
-    for (int a = 0; a < 3; ++a) {
-      const i64 x = first[a] + i[a] * step[a];
-      inside = inside && x >= 0 && x < w.axis[a].in_size;
-      from += inside ? x * in.stride[a] : 0;
+  for (i64 d = 0; d < r.extent[0]; ++d)
+    for (i64 h = 0; h < r.extent[1]; ++h, to += r.extent[2] * c) {
+      const i64 id = r.first[0] + d * r.step[0], ih = r.first[1] + h * r.step[1];
+      const bool inside = id >= 0 && id < w.axis[0].in_size && ih >= 0 && ih < w.axis[1].in_size && begin < end;
+      const T* from = in.data;
+      if (inside) from += id * in.stride[0] + ih * in.stride[1] + (column + begin * step) * in.stride[2];
+      if (adjacent || !inside) {
+        k.copy(from, 0, to, 0, 1, inside ? begin * c : 0, inside ? end * c : 0, r.extent[2] * c);
+      } else {
+        k.copy(from, 0, to, 0, 1, 0, 0, begin * c);
+        k.copy(from, step * in.stride[2], to + begin * c, c, end - begin, 0, c, c);
+        k.copy(from, 0, to + end * c, 0, 1, 0, 0, (r.extent[2] - end) * c);
+      }
     }
-    k.copy(inside ? from : nullptr, 0, to, 0, 1, 0, inside ? w.channels : 0, w.channels);
-    to += w.channels;
-  });
-  const Grid<T> grid = dense(at.patch, extent, w.channels);
-  return {grid.data, {grid.stride[0], grid.stride[1], grid.stride[2]}};
+  return readable(dense(at.patch, r.extent, c));
 }
 
 template <class T>
 void Task<T>::transform_inputs(const Winograd::Family& f, const Pixels<const T>& in) const {
   const Chain<T> chain(f, w, k, &Transform<T>::input, false,
                        [](const Winograd::Class& c, const Winograd::Along&, i64& before, i64& after) { before = after = c.points; });
-  const i64 plane = tiles * at.pitch;
-  i64 index = 0;
-  for (i64 image = 0; image < box.images; ++image)
-    each(box.size, [&](const i64* tile) {
-      for (i64 phase = 0; phase < f.ins; ++phase) {
-        const Phases pi(f, &Winograd::Class::in, phase);
-        i64 first[3], step[3];
-        Grid<const T> from{in.data + image * in.image, {}};
-        bool inside = true;
-        for (int i = 0; i < 3; ++i) {
-          const Winograd::Along& a = w.axis[i];
-          step[i] = a.in_stride;
-          first[i] = step[i] * (box.position(a, i, tile[i]) + a.reach(*f.along[i])) + pi.of[i] - a.in_lo;
-          inside = inside && first[i] >= 0 && first[i] + (chain.before[i] - 1) * step[i] < a.in_size;
-          from.data += first[i] * in.stride[i], from.stride[i] = step[i] * in.stride[i];
-        }
-        if (!inside) from = patch(first, step, chain.before, in, image);
-        chain(from, dense(at.inputs + index * at.pitch + phase * w.channels, chain.after, plane), w.channels, at.room, at.room_size);
-      }
-      ++index;
-    });
+  const i64 rows[3] = {box.images, box.size[0], box.size[1]}, plane = tiles * at.pitch;
+  T* v = at.inputs;
+  each(rows, [&](const i64* row) {
+    for (i64 phase = 0; phase < f.ins; ++phase) {
+      const Reach r = reach(f, Phases(f, &Winograd::Class::in, phase), row + 1, chain.before);
+      Pixels<const T> x = in;
+      x.data += row[0] * in.image;
+      Grid<const T> from{x.data, {}, r.advance * in.stride[2]};
+      for (int i = 0; i < 3; ++i) from.data += r.first[i] * in.stride[i], from.stride[i] = r.step[i] * in.stride[i];
+      Grid<T> to = dense(v + phase * w.channels, chain.after, plane);
+      to.tile = at.pitch;
+      const auto move = [&](i64 tile, const Grid<const T>& source, i64 count) {
+        Grid<T> target = to;
+        target.data += tile * to.tile;
+        chain(source, target, count, w.channels, at.room, at.room_size);
+      };
+      from.data += r.begin * from.tile;
+      move(r.begin, from, r.end - r.begin);
+      for (i64 t = 0; t < box.size[2]; ++t)
+        if (t < r.begin || t >= r.end) move(t, patch(r, t, x), 1);
+    }
+    v += box.size[2] * at.pitch;
+  });
 }
 
 template <class T>
@@ -306,7 +387,8 @@ std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f) const {
     }
     ++point;
   });
-  for (PointRows<T>& r : found) r.height = tile_rows(k, i64(r.from.size()), kTerms, kGatherVecs);
+  const i64 alike = i64(found.size() ? found[0].from.size() : 0), height = tile_rows(k, alike, kTerms, kGatherVecs);
+  for (PointRows<T>& r : found) r.height = height;
   return found;
 }
 
@@ -326,17 +408,17 @@ void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const
 
 // Those outputs of a tile at the border that exist.
 template <class T>
-void Task<T>::place(const Grid<const T>& from, const i64* first, const i64* extent, const Pixels<T>& to, i64 image, bool add) const {
-  each(extent, [&](const i64* i) {
-    const T* at = from.data;
-    T* y = to.data + image * to.image;
-    for (int a = 0; a < 3; ++a) {
-      const i64 o = first[a] + i[a] * w.axis[a].out_stride;
-      if (o < 0 || o >= w.axis[a].out_size) return;
-      y += o * to.stride[a], at += i[a] * from.stride[a];
+void Task<T>::place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const {
+  const Columns c = r.columns(tile, w.axis[2].out_size);
+  if (c.begin == c.end) return;
+  for (i64 d = 0; d < r.extent[0]; ++d)
+    for (i64 h = 0; h < r.extent[1]; ++h) {
+      const i64 od = r.first[0] + d * r.step[0], oh = r.first[1] + h * r.step[1];
+      if (od < 0 || od >= w.axis[0].out_size || oh < 0 || oh >= w.axis[1].out_size) continue;
+      k.transform[1][1].output(from.data + d * from.stride[0] + h * from.stride[1] + c.begin * from.stride[2], {0, from.stride[2]},
+                               to.data + od * to.stride[0] + oh * to.stride[1] + (c.at + c.begin * r.step[2]) * to.stride[2],
+                               {0, r.step[2] * to.stride[2]}, c.end - c.begin, w.block, add);
     }
-    k.transform[1][1].output(at, {0, 0}, y, {0, 0}, 1, w.block, add);
-  });
 }
 
 template <class T>
@@ -344,26 +426,30 @@ void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, const Pixels
   const Chain<T> chain(f, w, k, &Transform<T>::output, true, [](const Winograd::Class& c, const Winograd::Along& a, i64& before, i64& after) {
     before = c.points, after = a.tile;
   });
+  const i64 rows[3] = {box.images, box.size[0], box.size[1]};
   const Phases po(f, &Winograd::Class::out, out);
-  i64 index = 0;
-  for (i64 image = 0; image < box.images; ++image)
-    each(box.size, [&](const i64* tile) {
-      i64 first[3];
-      Grid<T> y{to.data + image * to.image, {}};
-      bool inside = true;
-      for (int i = 0; i < 3; ++i) {
-        const Winograd::Along& a = w.axis[i];
-        first[i] = a.out_stride * box.position(a, i, tile[i]) + po.of[i] - a.out_lo;
-        inside = inside && first[i] >= 0 && first[i] + (a.tile - 1) * a.out_stride < a.out_size;
-        y.data += first[i] * to.stride[i], y.stride[i] = a.out_stride * to.stride[i];
+  Grid<T> m = dense(at.products, chain.before, w.block);
+  m.tile = at.product_pitch;
+  each(rows, [&](const i64* row) {
+    const Reach r = reach(po, row + 1, chain.after);
+    Pixels<T> y = to;
+    y.data += row[0] * to.image;
+    Grid<T> target{y.data + r.begin * r.advance * to.stride[2], {}, r.advance * to.stride[2]};
+    for (int i = 0; i < 3; ++i) target.data += r.first[i] * to.stride[i], target.stride[i] = r.step[i] * to.stride[i];
+    const auto tile = [&](i64 t) {
+      Grid<const T> from = readable(m);
+      from.data += t * m.tile;
+      return from;
+    };
+    chain(tile(r.begin), target, r.end - r.begin, w.block, at.room, at.room_size, add);
+    const Grid<T> all = dense(at.patch, chain.after, w.block);
+    for (i64 t = 0; t < box.size[2]; ++t)
+      if (t < r.begin || t >= r.end) {
+        chain(tile(t), all, 1, w.block, at.room, at.room_size);
+        place(r, t, all, y, add);
       }
-      const Grid<T> m = dense(at.products + index++ * at.product_pitch, chain.before, w.block);
-      const Grid<const T> from{m.data, {m.stride[0], m.stride[1], m.stride[2]}};
-      if (inside) return chain(from, y, w.block, at.room, at.room_size, add);
-      const Grid<T> all = dense(at.patch, chain.after, w.block);
-      chain(from, all, w.block, at.room, at.room_size);
-      place({all.data, {all.stride[0], all.stride[1], all.stride[2]}}, first, chain.after, to, image, add);
-    });
+    m.data += box.size[2] * m.tile;
+  });
 }
 
 // Whether the box holds an output of a phase: outputs smaller than a stride lack some.
@@ -395,6 +481,7 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
     }
     const T* group_weights = packed + group * w.blocks * w.block * w.channels * w.weights;
     const i64 last = std::min(w.blocks, (turn + 1) * w.blocks_per_run);
+    std::vector<PointRows<T>> rows;
     for (i64 b = turn * w.blocks_per_run; b < last; b += w.blocks_at_once) {
       const i64 blocks = std::min(w.blocks_at_once, last - b), lanes = blocks * w.block, outputs = std::min(lanes, w.outputs - b * w.block);
       const i64 channel = group * w.outputs + b * w.block;
@@ -405,8 +492,7 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
                                     : packed_pixels<T>(t.at.sums, box.out_size, lanes, box.out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) t.at.bias[m] = m < outputs ? bias[channel + m] : T(0);
       for (const Winograd::Family& f : w.families) {
-        if (w.families.size() > 1 || b == turn * w.blocks_per_run) t.transform_inputs(f, pixels);
-        const auto rows = t.rows(f);
+        if (w.families.size() > 1 || b == turn * w.blocks_per_run) t.transform_inputs(f, pixels), rows = t.rows(f);
         for (i64 i = 0; i < blocks; ++i)
           for (i64 o = 0; o < f.outs; ++o) {
             if (!t.any_output(f, o)) continue;
