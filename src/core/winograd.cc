@@ -10,6 +10,7 @@
 namespace tconv {
 namespace {
 
+constexpr i64 kShortRow = 8;            // tiles
 constexpr i64 kRoomBytes = 16 << 10;  // what lies between the transforms along two axes, in the first-level cache
 
 // Lanes along three axes, of tiles in a row.
@@ -441,13 +442,24 @@ void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, const Pixels
       from.data += t * m.tile;
       return from;
     };
-    chain(tile(r.begin), target, r.end - r.begin, w.block, at.room, at.room_size, add);
-    const Grid<T> all = dense(at.patch, chain.after, w.block);
-    for (i64 t = 0; t < box.size[2]; ++t)
-      if (t < r.begin || t >= r.end) {
-        chain(tile(t), all, 1, w.block, at.room, at.room_size);
-        place(r, t, all, y, add);
+    // Tiles at the border are transformed into a buffer; short rows go there whole, which costs fewer calls.
+    const auto at_border = [&](i64 begin, i64 end) {
+      Grid<T> all = dense(at.patch, chain.after, w.block);
+      const i64 most = at.room_size / all.tile;
+      for (i64 t = begin, next; t < end; t = next) {
+        next = std::min(end, t + most);
+        chain(tile(t), all, next - t, w.block, at.room, at.room_size);
+        for (i64 i = t; i < next; ++i) {
+          Grid<T> one = all;
+          one.data += (i - t) * all.tile;
+          place(r, i, one, y, add);
+        }
       }
+    };
+    const bool whole = r.end - r.begin < box.size[2] && box.size[2] <= kShortRow;
+    if (!whole) chain(tile(r.begin), target, r.end - r.begin, w.block, at.room, at.room_size, add);
+    at_border(0, whole ? box.size[2] : r.begin);
+    if (!whole) at_border(r.end, box.size[2]);
     m.data += box.size[2] * m.tile;
   });
 }
