@@ -7,8 +7,9 @@
 namespace tconv {
 namespace {
 
-// What a box may take of a core's second-level cache, and the fewest tiles worth reading the weights for.
-constexpr i64 kInputBytes = 1 << 20, kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12;
+// What a box may take of a core's second-level cache, less where all weights stay there; and the fewest tiles worth reading weights for.
+constexpr i64 kInputBytes = 768 << 10, kFewInputBytes = 384 << 10, kFewWeightBytes = 1 << 20;
+constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12;
 
 i64 most_taps(const Axis& a) { return ceil_div(a.kernel, a.stride); }
 
@@ -107,7 +108,8 @@ void Winograd::choose_box(i64 element_bytes) {
     products = std::max(products, f.points * block * element_bytes);
   }
   for (const Along& a : axis) sums *= a.tile * a.out_stride;
-  const i64 room = std::max(kFewestTiles, std::min({kInputBytes / inputs, kProductBytes / products, kSumsBytes / sums}));
+  const i64 most = weights * channels * blocks * block * element_bytes <= kFewWeightBytes ? kFewInputBytes : kInputBytes;
+  const i64 room = std::max(kFewestTiles, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
   for (Along& a : axis) a.box = 1;
   images = 1;
   axis[2].box = even(axis[2].tiles, room);
