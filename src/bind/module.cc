@@ -9,6 +9,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -98,7 +99,7 @@ struct Problem {
   }
 };
 
-// A kernel's name: METHOD_ISA, where the method "direct" leaves the orientation to the estimates.
+// A kernel's name: METHOD_ISA, where the methods "auto" and "direct" leave the choice to the estimates.
 const Isa& isa(const std::string& kernel) {
   const Isa* found = find_isa(kernel.substr(std::min(kernel.size(), kernel.find('_') + 1)).c_str());
   require(found, "no such kernel, or this processor lacks it");
@@ -107,25 +108,24 @@ const Isa& isa(const std::string& kernel) {
 
 Method method(const std::string& kernel) {
   const std::string name = kernel.substr(0, kernel.find('_'));
-  if (name == "positions") return Method::positions;
-  if (name == "channels") return Method::channels;
-  require(name == "direct", "no such kernel");
-  return Method::automatic;
+  const auto found = std::find(std::begin(kMethods), std::end(kMethods), name);
+  require(found != std::end(kMethods), "no such kernel");
+  return Method(found - std::begin(kMethods));
 }
 
 // A prepared stencil: geometry and kernel fixed, weights packed by the caller or anew in every call.
 class Stencil {
  public:
-  Stencil(const Problem& problem, bool forward, bool is_double, const std::string& kernel, int threads)
+  Stencil(const Problem& problem, bool forward, bool is_double, const std::string& kernel, int threads, bool pack_always)
       : problem_(problem),
         forward_(forward),
         double_(is_double),
         layer_(problem.spec, forward ? Direction::forward : Direction::grad_input, isa(kernel), method(kernel), std::max(threads, 1),
-               is_double ? 8 : 4) {}
+               is_double ? 8 : 4, pack_always) {}
 
   i64 weight_elements() const { return layer_.weight_elements(); }
   std::vector<i64> signature() const { return layer_.signature(); }
-  std::string kernel() const { return std::string(layer_.channels ? "channels_" : "positions_") + layer_.isa.name; }
+  std::string kernel() const { return std::string(kMethods[int(layer_.method)]) + "_" + layer_.isa.name; }
   std::string why() const { return layer_.why; }
 
   void pack(const In& weight, const Out& packed) const { double_ ? pack_as<double>(weight, packed) : pack_as<float>(weight, packed); }
@@ -215,8 +215,8 @@ NB_MODULE(_core, m) {
            nb::arg("batch"), nb::arg("in_channels"), nb::arg("out_channels"), nb::arg("groups"), nb::arg("size"), nb::arg("kernel"),
            nb::arg("stride"), nb::arg("dilation"), nb::arg("crop"), nb::arg("channels_last"), nb::arg("batched"));
   nb::class_<Stencil>(m, "Stencil", "A prepared forward layer or input gradient.")
-      .def(nb::init<const Problem&, bool, bool, const std::string&, int>(), nb::arg("problem"), nb::arg("forward"), nb::arg("double"),
-           nb::arg("kernel"), nb::arg("threads"))
+      .def(nb::init<const Problem&, bool, bool, const std::string&, int, bool>(), nb::arg("problem"), nb::arg("forward"), nb::arg("double"),
+           nb::arg("kernel"), nb::arg("threads"), nb::arg("pack_always") = false)
       .def_prop_ro("weight_elements", &Stencil::weight_elements)
       .def_prop_ro("kernel", &Stencil::kernel)
       .def_prop_ro("why", &Stencil::why)
@@ -234,6 +234,15 @@ NB_MODULE(_core, m) {
       },
       nb::arg("problem"), nb::arg("kernel"), nb::arg("x").noconvert(), nb::arg("dy").noconvert(), nb::arg("grad").noconvert(),
       nb::arg("threads"));
+  m.def(
+      "refusal",
+      [](const Problem& p, bool forward, const std::string& kernel) {
+        const Method wanted = method(kernel);
+        const Direction direction = forward ? Direction::forward : Direction::grad_input;
+        return wanted < Method::winograd ? std::string() : Winograd::refusal(p.spec, direction, tile_of(wanted));
+      },
+      nb::arg("problem"), nb::arg("forward"), nb::arg("kernel"), "Why a kernel cannot compute a problem, or nothing.");
+  m.def("methods", [] { return std::vector<std::string>(std::begin(kMethods), std::end(kMethods)); }, "The methods of each instruction set.");
   m.def(
       "isas",
       [] {

@@ -41,8 +41,8 @@ bool plausible(const Spec& spec, Direction direction) {
 
 }  // namespace
 
-Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, int threads, i64 element_bytes, bool pack_always)
-    : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
+Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method wanted, int threads, i64 element_bytes, bool pack_always)
+    : direction(dir), isa(isa_), method(wanted), channels_per_group(spec.in_channels / spec.groups) {
   if (method >= Method::winograd) {
     why = Winograd::refusal(spec, dir, tile_of(method));
     if (!why.empty()) throw std::invalid_argument(why);

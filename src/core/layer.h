@@ -15,6 +15,7 @@ namespace tconv {
 // positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h). direct: the faster of these.
 // winograd: winograd.h with its default tiles, or with tiles of 2 or 4 positions. automatic: the fastest whose error stays small.
 enum class Method { automatic, direct, positions, channels, winograd, winograd2, winograd4 };
+constexpr const char* kMethods[] = {"auto", "direct", "positions", "channels", "winograd", "winograd2", "winograd4"};
 constexpr int tile_of(Method m) { return m == Method::winograd2 ? 2 : m == Method::winograd4 ? 4 : 0; }
 
 struct Layer {
@@ -23,13 +24,13 @@ struct Layer {
 
   Direction direction;
   const Isa& isa;
+  Method method;  // that computes it: neither automatic nor direct
   std::unique_ptr<const Plan> positions;  // one of the three
   std::unique_ptr<const Gather> channels;
   std::unique_ptr<const Winograd> winograd;
   i64 channels_per_group;  // input channels of the weight
   std::string why;         // the estimates behind the choice
 
-  const char* method() const { return winograd ? "winograd" : channels ? "channels" : "positions"; }
   i64 weight_elements() const {
     return winograd ? winograd->weight_elements() : channels ? channels->weight_elements() : positions->weight_elements();
   }
