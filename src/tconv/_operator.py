@@ -75,7 +75,7 @@ class Operator:
 
         >>> import numpy as np, tconv
         >>> tconv.Operator(np.ones((2, 3, 4), np.float32), stride=2, algorithm="winograd_scalar").explain((1, 2, 100))
-        'winograd_scalar: asked for by name; packed weight 192 bytes'
+        'winograd_scalar: asked for by name; packed weight 256 bytes'
         """
         stencil = self._plan((tuple(shape), True, None, self._threads or get_num_threads())).stencil
         return f"{stencil.kernel}: {stencil.why}; packed weight {stencil.weight_elements * self._dtype.itemsize} bytes"
