@@ -140,7 +140,8 @@ def relative_error(result, exact) -> float:
 
 
 @pytest.mark.parametrize("channels", [64, 256])
-@pytest.mark.parametrize("form", [(4, 2, (9, 9)), (3, 2, (9, 9)), (5, 2, (8, 8)), (3, 1, (8, 8)), (6, 2, (8, 8)), (8, 4, (40,)), (3, 2, (3, 3, 3))],
+@pytest.mark.parametrize("form", [(4, 2, (9, 9)), (3, 2, (9, 9)), (5, 2, (8, 8)), (3, 1, (8, 8)), (6, 2, (8, 8)), (8, 4, (40,)), (3, 2, (3, 3, 3)),
+                                  (4, 2, (5, 5, 5)), (3, 1, (6, 6, 6))],
                          ids=lambda f: f"k{f[0]}s{f[1]}-{len(f[2])}d")  # fmt: skip
 def test_the_error_stays_within_twice_that_of_the_direct_kernels(form, channels):
     """RMS against float64; the same bound holds for the tiles that "auto" may choose."""

@@ -393,10 +393,10 @@ std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f) const {
   return found;
 }
 
-// Sums in parts of the channels, as everywhere.
+// Sums in parts of the channels.
 template <class T>
 void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const T* weights, const T* bias) const {
-  const i64 part = even(depth, kTerms), none = 0;
+  const i64 part = even(depth, w.terms), none = 0;
   for (const PointRows<T>& p : points) {
     const i64 count = i64(p.from.size());
     for (i64 c = 0; c < depth; c += part)

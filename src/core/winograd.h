@@ -56,6 +56,7 @@ struct Winograd {
   Along axis[3];
   std::vector<Family> families;
   i64 batch, groups, channels, outputs;
+  i64 terms;                                          // of a part of a sum at most
   i64 block, blocks;                                  // lanes of a block of outputs, blocks of a group
   i64 images;                                         // of a box
   i64 weights;                                        // packed for a channel and a lane

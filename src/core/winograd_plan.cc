@@ -7,8 +7,10 @@
 namespace tconv {
 namespace {
 
-// What a box may take of a core's second-level cache, less where all weights stay there; and the fewest tiles worth reading weights for.
-constexpr i64 kInputBytes = 768 << 10, kFewInputBytes = 384 << 10, kFewWeightBytes = 1 << 20;
+// What a box may take of a core's second-level cache: less where all weights stay there, more where they come from far away; and the
+// fewest tiles worth reading weights for.
+constexpr i64 kFewWeightBytes = 1 << 20, kManyWeightBytes = 24 << 20;
+constexpr i64 kFewInputBytes = 384 << 10, kInputBytes = 768 << 10, kManyInputBytes = 1280 << 10;
 constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12;
 
 // The estimates for direct kernels come out lower than they take, by about this much.
@@ -76,6 +78,9 @@ Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int ti
   for (int i = 0; i < 3; ++i) axis[i] = make_axis(spec.axis[i], forward, tile);
   make_families();
   choose_box(element_bytes);
+  // Three transforms one after the other would triple the rounding of sums as long as the direct ones.
+  const auto transformed = std::count_if(axis, axis + 3, [](const Along& a) { return a.classes.front().taps > 1; });
+  terms = transformed > 2 ? kTerms / 2 : kTerms;
   // Blocks are shared out where boxes alone would not feed all threads; a run of blocks transforms the inputs again.
   const i64 tasks = std::max<i64>(1, boxes() * groups);
   blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(2 * threads, tasks) : 1));
@@ -111,7 +116,8 @@ void Winograd::choose_box(i64 element_bytes) {
     products = std::max(products, f.points * block * element_bytes);
   }
   for (const Along& a : axis) sums *= a.tile * a.out_stride;
-  const i64 most = weights * channels * blocks * block * element_bytes <= kFewWeightBytes ? kFewInputBytes : kInputBytes;
+  const i64 weight_bytes = weights * channels * blocks * block * element_bytes;
+  const i64 most = weight_bytes <= kFewWeightBytes ? kFewInputBytes : weight_bytes <= kManyWeightBytes / 4 ? kInputBytes : kManyInputBytes;
   const i64 room = std::max(kFewestTiles, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
   for (Along& a : axis) a.box = 1;
   images = 1;
@@ -140,7 +146,9 @@ double cycles(const Winograd& w, bool with_weights) {
     transforms += 10 * double(f.points * f.ins) * vectors + 8.0 * kGatherVecs * double(f.outs) * blocks * (double(f.points) + tile);
   }
   const double weights = double(w.weights * w.channels * w.blocks * w.block), moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
-  const double all = tiles * (products + transforms) + moved + 0.2 * double(w.boxes()) * weights + (with_weights ? 1.5 * weights : 0.0);
+  // Weights too many for a share of the third-level cache hold everything up.
+  const double read = weights * (w.lanes >= 8 ? 4 : 8) > double(kManyWeightBytes) ? 1.2 : 0.2;
+  const double all = tiles * (products + transforms) + moved + read * double(w.boxes()) * weights + (with_weights ? 1.5 * weights : 0.0);
   return kAgainstDirect * double(w.groups) * all;
 }
 
