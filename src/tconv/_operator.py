@@ -14,6 +14,7 @@ from ._functional import Prepared, into, key, prepare, words_key
 from ._problem import SLOPE, activation_code
 from ._runtime import Array, as_array, bias_array, compute_dtype, get_num_threads, kernel_for, readable, result, same_dtype, thread_count
 from ._spec import ArgumentError, Ints, Padding, Spec, at_least_one, integers, pairs
+from ._why import Why, why
 
 _PLANS = 64  # input shapes whose plans an operator keeps
 
@@ -77,15 +78,16 @@ class Operator:
         """The name of the kernel that was asked for, one of `tconv.kernels()`; `explain` says what it comes to for an input."""
         return self._kernel
 
-    def explain(self, shape: tuple[int, ...]) -> str:
-        """Which kernel runs for inputs of a shape, why, and the size of the packed weight it keeps.
+    def explain(self, shape: tuple[int, ...]) -> Why:
+        """Which kernel runs for inputs of a shape, what else was considered, and the size of the packed weight: facts that print well.
 
         >>> import numpy as np, tconv
-        >>> tconv.Operator(np.ones((2, 3, 4), np.float32), stride=2, algorithm="winograd_scalar").explain((1, 2, 100))
-        'winograd_scalar: asked for by name; packed weight 256 bytes'
+        >>> why = tconv.Operator(np.ones((2, 3, 4), np.float32), stride=2, algorithm="winograd_scalar").explain((1, 2, 100))
+        >>> why.kernel, why.weight_bytes
+        ('winograd_scalar', 256)
         """
-        stencil = self._plan((tuple(shape), True, None, self._threads or get_num_threads())).stencil
-        return f"{stencil.kernel}: {stencil.why}; packed weight {stencil.weight_elements * self._dtype.itemsize} bytes"
+        allowed = self._threads or get_num_threads()
+        return why(self._plan((tuple(shape), True, None, allowed)), self._dtype, self._w.dtype.name, allowed)
 
     def __call__(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         """The layer, bias and activation included: x (N, Cin, *I) -> (N, Cout, *O), in the operator's layout; N may be absent."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import _problem
-from ._functional import prepare
+from ._functional import Prepared, prepare
 from ._runtime import kernel_for, thread_count
 from ._spec import Spec
 
@@ -43,6 +43,7 @@ class Why:
     lanes: int
     limit: float  # cycles of one core that does two vectors of multiply-adds in each
     workspace_bytes: int
+    weight_bytes: int  # packed; an Operator keeps them
     candidates: tuple[Candidate, ...]
 
     def facts(self) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class Why:
         return {
             "problem": str(self.spec), "dtype": self.dtype, "layout": self.layout, "threads_allowed": self.threads_allowed,
             "threads": self.threads, "kernel": self.kernel, "macs": self.spec.macs, "lanes": self.lanes, "limit_cycles": self.limit,
-            "workspace_bytes": self.workspace_bytes, "candidates": [vars(c) for c in self.candidates],
+            "workspace_bytes": self.workspace_bytes, "weight_bytes": self.weight_bytes, "candidates": [vars(c) for c in self.candidates],
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -60,7 +61,7 @@ class Why:
         yield f"{self.spec}, {self.dtype}, {self.layout}"
         rows = {
             "kernel": self.kernel, "threads": f"{self.threads} of {self.threads_allowed} allowed",
-            "workspace": f"{self.workspace_bytes / 1024:,.0f} KiB a thread",
+            "workspace": f"{self.workspace_bytes / 1024:,.0f} KiB a thread", "weight": f"{self.weight_bytes / 1024:,.0f} KiB packed",
             "multiply-adds": f"{self.spec.macs:,}; two vectors of {self.lanes} a cycle make the limit, {self.limit:,.0f} cycles of one core",
             **{c.method: str(c) for c in self.candidates},
         }  # fmt: skip
@@ -69,12 +70,19 @@ class Why:
 
 
 def explain(spec: Spec, dtype: str = "float32", layout: str = "channels_first", threads: int | None = None, algorithm: str = "auto") -> Why:
-    """The choice for one forward layer, made as `conv_transpose` makes it."""
+    """The choice for one forward layer, made as `Operator` makes it."""
     _problem.check_layout(layout)
     allowed = thread_count(threads)
     computed = np.dtype(np.float64 if dtype == "float64" else np.float32)
-    core = prepare(_problem.Problem(spec, layout, True), True, computed, kernel_for(algorithm), allowed).stencil
+    problem = _problem.Problem(spec, layout, True)
+    return why(prepare(problem, True, computed, kernel_for(algorithm), allowed, pack_always=False), computed, dtype, allowed)
+
+
+def why(prepared: Prepared, computed: np.dtype[Any], dtype: str, allowed: int) -> Why:
+    """The choice that was made for a prepared layer."""
+    spec, layout, core = prepared.problem.spec, prepared.problem.layout, prepared.stencil
     limit = spec.macs / (2 * core.lanes)
     candidates = tuple(Candidate(method, cycles, limit / max(cycles, 1.0) if cycles is not None else None, refused)
                        for method, cycles, refused in core.candidates)  # fmt: skip
-    return Why(spec, dtype, layout, allowed, core.threads, core.kernel, core.lanes, limit, core.workspace_bytes, candidates)
+    return Why(spec, dtype, layout, allowed, core.threads, core.kernel, core.lanes, limit, core.workspace_bytes,
+               core.weight_elements * computed.itemsize, candidates)  # fmt: skip
