@@ -211,16 +211,18 @@ struct TileBox {
 // Buffers of a task, side by side in one piece of scratch memory.
 template <class T>
 struct Buffers {
-  i64 pitch, product_pitch, room_size;  // elements from tile to tile of V and M
+  i64 pitch, product_pitch, pixel_pitch, room_size;  // elements from tile to tile of V and M, and from pixel to pixel; odd numbers of lines
   T *inputs, *products, *sums, *pixels, *room, *patch, *bias;
 
   explicit Buffers(const Winograd& w)
-      : pitch(round_up(w.depth, 16) | 16), product_pitch((w.points + 1) * w.block), room_size(std::max(w.points * std::max(w.channels, w.block), kRoomBytes / i64(sizeof(T)))) {
+      : pitch(round_up(w.depth, 16) | 16), product_pitch((w.points + 1) * w.block),
+        pixel_pitch(w.channels < 64 ? w.channels : round_up(w.channels, 16) | 16),
+        room_size(std::max(w.points * std::max(w.channels, w.block), kRoomBytes / i64(sizeof(T)))) {
     T** const part[] = {&inputs, &products, &sums, &pixels, &room, &patch, &bias};
     const i64 size[] = {w.points * w.tiles * pitch,
                         w.tiles * product_pitch,
                         w.images * w.out_positions * w.blocks_at_once * w.block,
-                        w.images * w.in_positions * w.channels,
+                        w.images * w.in_positions * pixel_pitch,
                         2 * room_size,
                         room_size,
                         w.blocks * w.block};
@@ -488,8 +490,8 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
     Pixels<const T> pixels{from.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}};
     if (in.stride[1] != 1 && w.channels > 1) {
       for (int i = 0; i < 3; ++i) from.data += box.in_begin[i] * in.stride[2 + i];
-      if (volume(box.in_size)) gather_pixels(k, from, box.in_size, w.channels, box.images, t.at.pixels);
-      pixels = packed_pixels<const T>(t.at.pixels, box.in_size, w.channels, box.in_begin);
+      if (volume(box.in_size)) gather_pixels(k, from, box.in_size, w.channels, box.images, t.at.pixels, t.at.pixel_pitch);
+      pixels = packed_pixels<const T>(t.at.pixels, box.in_size, t.at.pixel_pitch, box.in_begin);
     }
     const T* group_weights = packed + group * w.blocks * w.block * w.channels * w.weights;
     const i64 last = std::min(w.blocks, (turn + 1) * w.blocks_per_run);
