@@ -242,7 +242,8 @@ NB_MODULE(_core, m) {
         return wanted < Method::winograd ? std::string() : Winograd::refusal(p.spec, direction, tile_of(wanted));
       },
       nb::arg("problem"), nb::arg("forward"), nb::arg("kernel"), "Why a kernel cannot compute a problem, or nothing.");
-  m.def("methods", [] { return std::vector<std::string>(std::begin(kMethods), std::end(kMethods)); }, "The methods of each instruction set.");
+  m.def(
+      "methods", [] { return std::vector<std::string>(std::begin(kMethods), std::end(kMethods)); }, "The methods of each instruction set.");
   m.def(
       "isas",
       [] {

@@ -24,7 +24,7 @@ struct Layer {
 
   Direction direction;
   const Isa& isa;
-  Method method;  // that computes it: neither automatic nor direct
+  Method method;                          // that computes it: neither automatic nor direct
   std::unique_ptr<const Plan> positions;  // one of the three
   std::unique_ptr<const Gather> channels;
   std::unique_ptr<const Winograd> winograd;

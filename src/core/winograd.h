@@ -56,11 +56,11 @@ struct Winograd {
   Along axis[3];
   std::vector<Family> families;
   i64 batch, groups, channels, outputs;
-  i64 terms;                                          // of a part of a sum at most
-  i64 block, blocks;                                  // lanes of a block of outputs, blocks of a group
-  i64 images;                                         // of a box
-  i64 weights;                                        // packed for a channel and a lane
-  i64 blocks_at_once, runs, blocks_per_run;           // blocks whose sums are held together; runs of blocks shared out to threads
+  i64 terms;                                              // of a part of a sum at most
+  i64 block, blocks;                                      // lanes of a block of outputs, blocks of a group
+  i64 images;                                             // of a box
+  i64 weights;                                            // packed for a channel and a lane
+  i64 blocks_at_once, runs, blocks_per_run;               // blocks whose sums are held together; runs of blocks shared out to threads
   i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
   int lanes, threads;
 

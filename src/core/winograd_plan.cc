@@ -145,7 +145,8 @@ double cycles(const Winograd& w, bool with_weights) {
     products += 1.05 * double(f.points * f.outs) * blocks * double(f.ins * w.channels + 8);
     transforms += 10 * double(f.points * f.ins) * vectors + 8.0 * kGatherVecs * double(f.outs) * blocks * (double(f.points) + tile);
   }
-  const double weights = double(w.weights * w.channels * w.blocks * w.block), moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
+  const double weights = double(w.weights * w.channels * w.blocks * w.block),
+               moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
   // Weights too many for a share of the third-level cache hold everything up.
   const double read = weights * (w.lanes >= 8 ? 4 : 8) > double(kManyWeightBytes) ? 0.45 : 0.15;
   const double all = tiles * (products + transforms) + moved + read * double(w.boxes()) * weights + (with_weights ? 1.5 * weights : 0.0);

@@ -164,7 +164,8 @@ Axis random_axis(i64 kind, i64 scale) {
     case 4:
       return {pick(1, 12 * scale), pick(1, 4), 2 * pick(1, 3), 2 * pick(1, 4), 0, 0};
     case 5: {
-      static const i64 forms[][2] = {{4, 2}, {3, 2}, {5, 2}, {6, 2}, {3, 1}, {2, 1}, {1, 1}, {2, 2}, {6, 3}, {7, 3}, {9, 3}, {8, 4}, {9, 4}};
+      static const i64 forms[][2] = {{4, 2}, {3, 2}, {5, 2}, {6, 2}, {3, 1}, {2, 1}, {1, 1},
+                                     {2, 2}, {6, 3}, {7, 3}, {9, 3}, {8, 4}, {9, 4}};
       const i64* form = forms[pick(0, 12)];
       return {pick(1, 9 * scale), form[0], form[1], 1, 0, 0};
     }
