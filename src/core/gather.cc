@@ -236,7 +236,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
     if (in.stride[1] != 1 && g.channels > 1) {
       from.data += slab.in_begin * in.stride[2 + g.cut];
       T* to = scratch<T>(0, g.images * g.slab_inputs * g.channels);
-      gather_pixels(k, from, in_size, g.channels, images, to);
+      gather_pixels(k, from, in_size, g.channels, images, to, g.channels);
       pixels = packed_pixels<const T>(to, in_size, g.channels, in_begin);
     }
     const i64 last = std::min(g.blocks, (turn + 1) * g.blocks_per_run);

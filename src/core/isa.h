@@ -41,6 +41,9 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, con
     visit<R, V>(out, rows, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
 }
 
+// Channels that weights are fetched ahead: they are read once a box, and the hardware stops looking ahead where a page ends.
+constexpr i64 kAhead = 48;
+
 template <class T, int N, int R>
 void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias, bool add) {
   constexpr int V = kGatherVecs;
@@ -54,7 +57,10 @@ void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* of
     for (i64 c = first; c < last; ++c, at += V * N) {
       vec lanes[V];
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) lanes[v] = load<vec>(at + v * N);
+      for (int v = 0; v < V; ++v) {
+        lanes[v] = load<vec>(at + v * N);
+        __builtin_prefetch(at + (kAhead * V + v) * N);
+      }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
@@ -172,15 +178,18 @@ template <class T, int N>
 void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 to_pitch, i64 as, i64 bs, const T* bias) {
   const auto scalar = [&](i64 a0, i64 a1, i64 b0, i64 b1) {
     for (i64 b = b0; b < b1; ++b)
-      for (i64 a = a0; a < a1; ++a) to[a + b * to_pitch] = from[a * from_pitch + b] + (bias ? bias[a] : T(0));
+      for (i64 a = a0; a < a1; ++a) to[a + b * to_pitch] = bias ? from[a * from_pitch + b] + bias[a] : from[a * from_pitch + b];
   };
   if constexpr (N > 1) {
     using vec = Vec<T, N>;
     const i64 a_end = as / N * N, b_end = bs / N * N;
-    const auto square = [&](i64 a, i64 b) {
+    const auto square = [&](i64 a, i64 b) __attribute__((always_inline)) {
       vec v[N];
 #pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) v[i] = load<vec>(from + (a + i) * from_pitch + b) + (bias ? bias[a + i] : T(0));
+      for (int i = 0; i < N; ++i) v[i] = load<vec>(from + (a + i) * from_pitch + b);
+      if (bias)
+#pragma GCC unroll 16
+        for (int i = 0; i < N; ++i) v[i] += bias[a + i];
       transpose_square(v);
 #pragma GCC unroll 16
       for (int i = 0; i < N; ++i) store(to + a + (b + i) * to_pitch, v[i]);

@@ -14,10 +14,10 @@ struct Pixels {
   i64 image, stride[3];
 };
 
-// `size` positions packed as (d, h, w, channel), of which the first one has the number `begin`.
+// `size` positions packed as (d, h, w, channel), `pitch` elements apart, of which the first one has the number `begin`.
 template <class T>
-Pixels<T> packed_pixels(T* data, const i64* size, i64 channels, const i64* begin) {
-  Pixels<T> p{data, size[0] * size[1] * size[2] * channels, {size[1] * size[2] * channels, size[2] * channels, channels}};
+Pixels<T> packed_pixels(T* data, const i64* size, i64 pitch, const i64* begin) {
+  Pixels<T> p{data, size[0] * size[1] * size[2] * pitch, {size[1] * size[2] * pitch, size[2] * pitch, pitch}};
   for (int i = 0; i < 3; ++i) p.data -= begin[i] * p.stride[i];
   return p;
 }
@@ -33,14 +33,14 @@ void each_stretch(const i64* size, const i64* stride, F body) {
 
 // `size` positions of some images, of any strides, as channels-last ones.
 template <class T>
-void gather_pixels(const Kernels<T>& k, const View<const T>& in, const i64* size, i64 channels, i64 images, T* to) {
+void gather_pixels(const Kernels<T>& k, const View<const T>& in, const i64* size, i64 channels, i64 images, T* to, i64 pitch) {
   for (i64 n = 0; n < images; ++n)
     each_stretch(size, in.stride + 2, [&](i64 d, i64 h, i64 length) {
       const T* from = in.data + n * in.stride[0] + d * in.stride[2] + h * in.stride[3];
-      T* pixel = to + ((n * size[0] + d) * size[1] + h) * size[2] * channels;
-      if (in.stride[4] == 1) return k.transpose(from, in.stride[1], pixel, channels, channels, length, nullptr);
+      T* pixel = to + ((n * size[0] + d) * size[1] + h) * size[2] * pitch;
+      if (in.stride[4] == 1) return k.transpose(from, in.stride[1], pixel, pitch, channels, length, nullptr);
       for (i64 i = 0; i < length; ++i)
-        for (i64 c = 0; c < channels; ++c) pixel[i * channels + c] = from[i * in.stride[4] + c * in.stride[1]];
+        for (i64 c = 0; c < channels; ++c) pixel[i * pitch + c] = from[i * in.stride[4] + c * in.stride[1]];
     });
 }
 

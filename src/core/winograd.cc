@@ -1,185 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs winograd.h: transform the inputs of a box, multiply point by point, transform the outputs.
-#include "winograd.h"
-
-#include <algorithm>
-
 #include "parallel.h"
 #include "pixels.h"
+#include "winograd_chain.h"
 
 namespace tconv {
 namespace {
 
 constexpr i64 kShortRow = 8;  // tiles
-
-// Lanes along three axes, of tiles in a row.
-template <class T>
-struct Grid {
-  T* data;
-  i64 stride[3], tile;
-};
-
-template <class T>
-Grid<T> dense(T* data, const i64* extent, i64 pitch) {
-  return {data, {extent[1] * extent[2] * pitch, extent[2] * pitch, pitch}, extent[0] * extent[1] * extent[2] * pitch};
-}
-
-template <class T>
-Grid<const T> readable(const Grid<T>& g) {
-  return {g.data, {g.stride[0], g.stride[1], g.stride[2]}, g.tile};
-}
-
-i64 volume(const i64* extent) { return extent[0] * extent[1] * extent[2]; }
-
-// Calls body(at) for every place of a grid, in order.
-template <class F>
-void each(const i64* extent, F body) {
-  i64 at[3];
-  for (at[0] = 0; at[0] < extent[0]; ++at[0])
-    for (at[1] = 0; at[1] < extent[1]; ++at[1])
-      for (at[2] = 0; at[2] < extent[2]; ++at[2]) body(at);
-}
-
-// The transforms of a family along each axis, those of one tap left out, and the extents before and after.
-template <class T>
-struct Chain {
-  Lines<T> lines[3];
-  int axes[3], count = 0;
-  i64 before[3], after[3];
-
-  template <class F>
-  Chain(const Winograd::Family& f, const Winograd& w, const Kernels<T>& k, Lines<T> Transform<T>::* kind, bool outermost_first, F extents) {
-    for (int i = 0; i < 3; ++i) {
-      const int a = outermost_first ? i : 2 - i;
-      const Winograd::Class& c = *f.along[a];
-      lines[a] = k.transform[w.axis[a].tile][c.taps].*kind;
-      if (c.taps > 1) axes[count++] = a;
-      extents(c, w.axis[a], before[a], after[a]);
-    }
-    if (!count) axes[count++] = 2;  // a copy
-  }
-
-  // `tiles` of them in a row, as many at once as `room` holds between two transforms: in two halves of `room_size` elements.
-  void operator()(Grid<const T> from, Grid<T> to, i64 tiles, i64 run, T* room, i64 room_size, bool add = false) const {
-    const i64 between = std::max(volume(before), volume(after)) * run;
-    const i64 most = count == 1 ? tiles : std::max<i64>(1, std::min(room_size, kRoomBytes / i64(sizeof(T))) / between);
-    for (i64 t = 0; t < tiles; t += most, from.data += most * from.tile, to.data += most * to.tile)
-      together(from, to, std::min(most, tiles - t), run, room, room_size, add);
-  }
-
- private:
-  void together(Grid<const T> from, const Grid<T>& to, i64 tiles, i64 run, T* room, i64 room_size, bool add) const {
-    i64 extent[3] = {before[0], before[1], before[2]};
-    for (int s = 0; s < count; ++s) {
-      const int a = axes[s];
-      i64 next[3] = {extent[0], extent[1], extent[2]};
-      next[a] = after[a];
-      const Grid<T> target = s + 1 == count ? to : dense(room + s % 2 * room_size, next, run);
-      along(a, extent, from, target, tiles, run, add && s + 1 == count);
-      from = readable(target);
-      extent[a] = next[a];
-    }
-  }
-
-  // Of the loops over tiles and the two other axes, the kernel takes the longest one.
-  void along(int a, const i64* extent, const Grid<const T>& from, const Grid<T>& to, i64 tiles, i64 run, bool add) const {
-    struct Loop {
-      i64 count, from, to;
-    };
-    const int u = a == 0 ? 1 : 0, v = a == 2 ? 1 : 2;
-    Loop loop[3] = {{extent[u], from.stride[u], to.stride[u]}, {extent[v], from.stride[v], to.stride[v]}, {tiles, from.tile, to.tile}};
-    if (loop[1].from == run && loop[1].to == run) run *= loop[1].count, loop[1].count = 1;
-    for (int i : {0, 1})
-      if (loop[i].count > loop[2].count) std::swap(loop[i], loop[2]);
-    for (i64 i = 0; i < loop[0].count; ++i)
-      for (i64 j = 0; j < loop[1].count; ++j)
-        lines[a](from.data + i * loop[0].from + j * loop[1].from, {from.stride[a], loop[2].from}, to.data + i * loop[0].to + j * loop[1].to,
-                 {to.stride[a], loop[2].to}, loop[2].count, run, add);
-  }
-};
-
-// Where packed weights of a family, block and output phase begin; there they lie as [point][input phase][channel][lane].
-template <class T>
-T* weights_of(const Winograd& w, T* group, const Winograd::Family& f, i64 b, i64 out) {
-  return group + (f.before * w.blocks + (b * f.outs + out) * f.weights * f.ins) * w.channels * w.block;
-}
-
-// The phases of a combination of phases along the axes.
-struct Phases {
-  i64 of[3];
-  Phases(const Winograd::Family& f, std::vector<i64> Winograd::Class::* side, i64 index) {
-    for (int i = 2; i >= 0; --i) {
-      const std::vector<i64>& list = f.along[i]->*side;
-      of[i] = list[std::size_t(index % i64(list.size()))];
-      index /= i64(list.size());
-    }
-  }
-};
-
-// The taps of one channel, [kernel element][lane], transformed for every family.
-template <class T>
-struct WeightPacker {
-  const Winograd& w;
-  const Kernels<T>& k;
-  std::vector<Chain<T>> chains;
-
-  WeightPacker(const Winograd& plan, const Kernels<T>& kernels) : w(plan), k(kernels) {
-    for (const Winograd::Family& f : w.families)
-      chains.emplace_back(
-          f, w, k, &Transform<T>::weight, false,
-          [](const Winograd::Class& c, const Winograd::Along&, i64& before, i64& after) { before = c.taps, after = c.weights; });
-  }
-
-  void operator()(const T* taps, T* group, i64 b, i64 channel, T* room) const {
-    for (std::size_t i = 0; i < chains.size(); ++i) {
-      const Winograd::Family& f = w.families[i];
-      for (i64 out = 0; out < f.outs; ++out)
-        for (i64 in = 0; in < f.ins; ++in) {
-          const Phases po(f, &Winograd::Class::out, out), pi(f, &Winograd::Class::in, in);
-          Grid<const T> from{taps, {}, 0};
-          for (int a = 0; a < 3; ++a) {
-            i64 step = w.block;
-            for (int later = a + 1; later < 3; ++later) step *= w.axis[later].kernel;
-            const i64 taps_here = f.along[a]->taps, phase = w.axis[a].forward ? po.of[a] : pi.of[a];
-            const i64 first = w.axis[a].element(phase, 0, taps_here);
-            from.data += first * step;
-            from.stride[a] = (w.axis[a].element(phase, 1, taps_here) - first) * step;
-          }
-          T* to = weights_of(w, group, f, b, out) + (in * w.channels + channel) * w.block;
-          chains[i](from, dense(to, chains[i].after, f.ins * w.channels * w.block), 1, w.block, room, w.points * w.block);
-        }
-    }
-  }
-};
-
-}  // namespace
-
-template <class T>
-void pack_weights(const Winograd& w, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  constexpr i64 kChannels = 16;
-  const i64 kh = w.axis[1].kernel, kw = w.axis[2].kernel, taps = w.axis[0].kernel * kh * kw, chunks = ceil_div(w.channels, kChannels);
-  const bool adjacent = weight.stride[4] == 1 && weight.stride[3] == kw && weight.stride[2] == kh * kw;
-  const WeightPacker<T> pack(w, k);
-  parallel_for(w.groups * w.blocks * chunks, w.threads, [&](i64 task) {
-    const i64 group = task / (chunks * w.blocks), b = task / chunks % w.blocks, begin = task % chunks * kChannels;
-    const i64 first = b * w.block, lanes = std::min(w.block, w.outputs - first);
-    T* elements = scratch<T>(0, (taps + 2 * w.points) * w.block);
-    for (i64 c = begin; c < std::min(w.channels, begin + kChannels); ++c) {
-      const T* from = weight.data + group * group_stride + c * weight.stride[0] + first * weight.stride[1];
-      if (lanes < w.block) std::fill_n(elements, taps * w.block, T(0));
-      if (adjacent)
-        k.transpose(from, weight.stride[1], elements, w.block, lanes, taps, nullptr);
-      else
-        for (i64 t = 0; t < taps; ++t)
-          for (i64 m = 0; m < lanes; ++m)
-            elements[t * w.block + m] =
-                from[m * weight.stride[1] + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] + t % kw * weight.stride[4]];
-      pack(elements, packed + group * w.blocks * w.block * w.channels * w.weights, b, c, elements + taps * w.block);
-    }
-  });
-}
-
-namespace {
 
 // A box of tiles of some images, and the inputs and outputs around it.
 struct TileBox {
@@ -211,10 +39,11 @@ struct TileBox {
 // Buffers of a task, side by side in one piece of scratch memory.
 template <class T>
 struct Buffers {
-  i64 pitch, product_pitch, room_size;
+  i64 pitch, product_pitch, pixel_pitch, room_size;
   T *inputs, *products, *sums, *pixels, *room, *patch, *bias;
 
-  explicit Buffers(const Winograd& w) : pitch(w.pitch()), product_pitch(w.product_pitch()), room_size(w.room) {
+  explicit Buffers(const Winograd& w)
+      : pitch(w.pitch()), product_pitch(w.product_pitch()), pixel_pitch(w.pixel_pitch()), room_size(w.room) {
     T** const part[Winograd::kParts] = {&inputs, &products, &sums, &pixels, &room, &patch, &bias};
     T* at = scratch<T>(0, w.workspace());
     for (int i = 0; i < Winograd::kParts; ++i) *part[i] = at, at += round_up(w.parts()[std::size_t(i)], 64);
@@ -272,6 +101,7 @@ struct Task {
   Reach reach(const Winograd::Family& f, const Phases& in, const i64* row, const i64* extent) const;
   Reach reach(const Phases& out, const i64* row, const i64* extent) const;
   Grid<const T> patch(const Reach& r, i64 tile, const Pixels<const T>& in) const;
+  void transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const Reach& r, const Pixels<T>& to, bool add) const;
   void place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const;
 };
 
@@ -412,14 +242,28 @@ void Task<T>::place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<
     }
 }
 
+// Tiles begin .. end - 1 of a row, some of whose outputs do not exist, by way of a buffer.
+template <class T>
+void Task<T>::transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const Reach& r, const Pixels<T>& to,
+                               bool add) const {
+  const Grid<T> all = dense(at.patch, chain.after, w.block);
+  const i64 most = at.room_size / all.tile;
+  from.data += begin * from.tile;
+  for (i64 t = begin; t < end; t += most, from.data += most * from.tile) {
+    chain(from, all, std::min(most, end - t), w.block, at.room, at.room_size);
+    Grid<T> one = all;
+    for (i64 i = t; i < std::min(end, t + most); ++i, one.data += one.tile) place(r, i, one, to, add);
+  }
+}
+
 template <class T>
 void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, const Pixels<T>& to, bool add) const {
   const Chain<T> chain(
       f, w, k, &Transform<T>::output, true,
       [](const Winograd::Class& c, const Winograd::Along& a, i64& before, i64& after) { before = c.points, after = a.tile; });
-  const i64 rows[3] = {box.images, box.size[0], box.size[1]};
+  const i64 rows[3] = {box.images, box.size[0], box.size[1]}, count = box.size[2];
   const Phases po(f, &Winograd::Class::out, out);
-  Grid<T> m = dense(at.products, chain.before, w.block);
+  Grid<const T> m = readable(dense(at.products, chain.before, w.block));
   m.tile = at.product_pitch;
   each(rows, [&](const i64* row) {
     const Reach r = reach(po, row + 1, chain.after);
@@ -427,30 +271,16 @@ void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, const Pixels
     y.data += row[0] * to.image;
     Grid<T> target{y.data + r.begin * r.advance * to.stride[2], {}, r.advance * to.stride[2]};
     for (int i = 0; i < 3; ++i) target.data += r.first[i] * to.stride[i], target.stride[i] = r.step[i] * to.stride[i];
-    const auto tile = [&](i64 t) {
-      Grid<const T> from = readable(m);
-      from.data += t * m.tile;
-      return from;
-    };
-    // Tiles at the border are transformed into a buffer; short rows go there whole, which costs fewer calls.
-    const auto at_border = [&](i64 begin, i64 end) {
-      Grid<T> all = dense(at.patch, chain.after, w.block);
-      const i64 most = at.room_size / all.tile;
-      for (i64 t = begin, next; t < end; t = next) {
-        next = std::min(end, t + most);
-        chain(tile(t), all, next - t, w.block, at.room, at.room_size);
-        for (i64 i = t; i < next; ++i) {
-          Grid<T> one = all;
-          one.data += (i - t) * all.tile;
-          place(r, i, one, y, add);
-        }
-      }
-    };
-    const bool whole = r.end - r.begin < box.size[2] && box.size[2] <= kShortRow;
-    if (!whole) chain(tile(r.begin), target, r.end - r.begin, w.block, at.room, at.room_size, add);
-    at_border(0, whole ? box.size[2] : r.begin);
-    if (!whole) at_border(r.end, box.size[2]);
-    m.data += box.size[2] * m.tile;
+    Grid<const T> inside = m;
+    inside.data += r.begin * m.tile;
+    if (r.end - r.begin < count && count <= kShortRow) {  // short rows go through the buffer whole: fewer calls
+      transform_border(chain, m, 0, count, r, y, add);
+    } else {
+      chain(inside, target, r.end - r.begin, w.block, at.room, at.room_size, add);
+      transform_border(chain, m, 0, r.begin, r, y, add);
+      transform_border(chain, m, r.end, count, r, y, add);
+    }
+    m.data += count * m.tile;
   });
 }
 
@@ -465,6 +295,33 @@ bool Task<T>::any_output(const Winograd::Family& f, i64 out) const {
   return true;
 }
 
+// All families of some blocks of one group, from block `first` on: their sums, with the bias of these lanes or null.
+template <class T>
+void compute(const Task<T>& t, const Pixels<const T>& in, bool inputs_stay, std::vector<PointRows<T>>& rows, const T* weights, i64 first,
+             i64 blocks, const T* bias, const Pixels<T>& sums) {
+  const Winograd& w = t.w;
+  for (const Winograd::Family& f : w.families) {
+    if (!inputs_stay) t.transform_inputs(f, in), rows = t.rows(f);
+    for (i64 b = 0; b < blocks; ++b)
+      for (i64 out = 0; out < f.outs; ++out) {
+        if (!t.any_output(f, out)) continue;
+        t.multiply(rows, f.ins * w.channels, weights_of(w, weights, f, first + b, out), bias ? bias + b * w.block : nullptr);
+        Pixels<T> y = sums;
+        y.data += b * w.block;
+        t.transform_outputs(f, out, y, !w.axis[0].forward && &f != &w.families.front());
+      }
+  }
+}
+
+// A box's inputs with adjacent channels: as they lie, or turned.
+template <class T>
+Pixels<const T> pixels_of(const Task<T>& t, View<const T> in) {
+  if (in.stride[1] == 1 || t.w.channels == 1) return {in.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}};
+  for (int i = 0; i < 3; ++i) in.data += t.box.in_begin[i] * in.stride[2 + i];
+  if (volume(t.box.in_size)) gather_pixels(t.k, in, t.box.in_size, t.w.channels, t.box.images, t.at.pixels, t.at.pixel_pitch);
+  return packed_pixels<const T>(t.at.pixels, t.box.in_size, t.at.pixel_pitch, t.box.in_begin);
+}
+
 }  // namespace
 
 template <class T>
@@ -476,35 +333,21 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
     const TileBox& box = t.box;
     View<const T> from = in;
     from.data += box.image * in.stride[0] + group * w.channels * in.stride[1];
-    Pixels<const T> pixels{from.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}};
-    if (in.stride[1] != 1 && w.channels > 1) {
-      for (int i = 0; i < 3; ++i) from.data += box.in_begin[i] * in.stride[2 + i];
-      if (volume(box.in_size)) gather_pixels(k, from, box.in_size, w.channels, box.images, t.at.pixels);
-      pixels = packed_pixels<const T>(t.at.pixels, box.in_size, w.channels, box.in_begin);
-    }
-    const T* group_weights = packed + group * w.blocks * w.block * w.channels * w.weights;
-    const i64 last = std::min(w.blocks, (turn + 1) * w.blocks_per_run);
+    const Pixels<const T> pixels = pixels_of(t, from);
+    const T* weights = packed + group * w.blocks * w.block * w.channels * w.weights;
+    const i64 first = turn * w.blocks_per_run, last = std::min(w.blocks, first + w.blocks_per_run);
     std::vector<PointRows<T>> rows;
-    for (i64 b = turn * w.blocks_per_run; b < last; b += w.blocks_at_once) {
+    for (i64 b = first; b < last; b += w.blocks_at_once) {
       const i64 blocks = std::min(w.blocks_at_once, last - b), lanes = blocks * w.block, outputs = std::min(lanes, w.outputs - b * w.block);
       const i64 channel = group * w.outputs + b * w.block;
       View<T> to = out;
       to.data += box.image * out.stride[0] + channel * out.stride[1];
+      // Whole blocks of a channels-last output are summed where they belong.
       const bool direct = out.stride[1] == 1 && outputs == lanes;
       const Pixels<T> sums = direct ? Pixels<T>{to.data, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}}
                                     : packed_pixels<T>(t.at.sums, box.out_size, lanes, box.out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) t.at.bias[m] = m < outputs ? bias[channel + m] : T(0);
-      for (const Winograd::Family& f : w.families) {
-        if (w.families.size() > 1 || b == turn * w.blocks_per_run) t.transform_inputs(f, pixels), rows = t.rows(f);
-        for (i64 i = 0; i < blocks; ++i)
-          for (i64 o = 0; o < f.outs; ++o) {
-            if (!t.any_output(f, o)) continue;
-            t.multiply(rows, f.ins * w.channels, weights_of(w, group_weights, f, b + i, o), bias ? t.at.bias + i * w.block : nullptr);
-            Pixels<T> y = sums;
-            y.data += i * w.block;
-            t.transform_outputs(f, o, y, !w.axis[0].forward && &f != &w.families.front());
-          }
-      }
+      compute(t, pixels, w.families.size() == 1 && b > first, rows, weights, b, blocks, bias ? t.at.bias : nullptr, sums);
       activate_pixels(k, sums, box.out_begin, box.out_size, lanes, box.images, epilogue);
       if (direct) continue;
       for (int i = 0; i < 3; ++i) to.data += box.out_begin[i] * out.stride[2 + i];
@@ -513,9 +356,7 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
   });
 }
 
-#define TCONV_WINOGRAD(T)                                                                    \
-  template void pack_weights<T>(const Winograd&, const Kernels<T>&, View<const T>, i64, T*); \
-  template void run<T>(const Winograd&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
+#define TCONV_WINOGRAD(T) template void run<T>(const Winograd&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
 TCONV_WINOGRAD(float)
 TCONV_WINOGRAD(double)
 

@@ -76,6 +76,7 @@ struct Winograd {
   // Elements from tile to tile of V and of M, and of each half of what lies between the transforms along two axes.
   i64 pitch() const { return round_up(depth, 16) | 16; }
   i64 product_pitch() const { return (points + 1) * block; }
+  i64 pixel_pitch() const { return channels < 64 ? channels : round_up(channels, 16) | 16; }  // of turned inputs
   i64 room = 0;
   // What a thread keeps: V, M, sums, inputs, room, one tile's inputs over a border, biases.
   static constexpr int kParts = 7;
@@ -83,7 +84,7 @@ struct Winograd {
     return {points * tiles * pitch(),
             tiles * product_pitch(),
             images * out_positions * blocks_at_once * block,
-            images * in_positions * channels,
+            images * in_positions * pixel_pitch(),
             2 * room,
             room,
             blocks * block};

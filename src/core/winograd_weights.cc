@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weights of winograd.h: transformed once, in the order in which products read them.
+#include "parallel.h"
+#include "winograd_chain.h"
+
+namespace tconv {
+namespace {
+
+// The taps of one channel, [kernel element][lane], transformed for every family.
+template <class T>
+struct WeightPacker {
+  const Winograd& w;
+  const Kernels<T>& k;
+  std::vector<Chain<T>> chains;
+
+  WeightPacker(const Winograd& plan, const Kernels<T>& kernels) : w(plan), k(kernels) {
+    for (const Winograd::Family& f : w.families)
+      chains.emplace_back(
+          f, w, k, &Transform<T>::weight, false,
+          [](const Winograd::Class& c, const Winograd::Along&, i64& before, i64& after) { before = c.taps, after = c.weights; });
+  }
+
+  void operator()(const T* taps, T* group, i64 b, i64 channel, T* room) const {
+    for (std::size_t i = 0; i < chains.size(); ++i) {
+      const Winograd::Family& f = w.families[i];
+      for (i64 out = 0; out < f.outs; ++out)
+        for (i64 in = 0; in < f.ins; ++in) {
+          const Phases po(f, &Winograd::Class::out, out), pi(f, &Winograd::Class::in, in);
+          Grid<const T> from{taps, {}, 0};
+          for (int a = 0; a < 3; ++a) {
+            i64 step = w.block;
+            for (int later = a + 1; later < 3; ++later) step *= w.axis[later].kernel;
+            const i64 taps_here = f.along[a]->taps, phase = w.axis[a].forward ? po.of[a] : pi.of[a];
+            const i64 first = w.axis[a].element(phase, 0, taps_here);
+            from.data += first * step;
+            from.stride[a] = (w.axis[a].element(phase, 1, taps_here) - first) * step;
+          }
+          T* to = weights_of(w, group, f, b, out) + (in * w.channels + channel) * w.block;
+          chains[i](from, dense(to, chains[i].after, f.ins * w.channels * w.block), 1, w.block, room, w.points * w.block);
+        }
+    }
+  }
+};
+
+}  // namespace
+
+template <class T>
+void pack_weights(const Winograd& w, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  constexpr i64 kChannels = 16;
+  const i64 kh = w.axis[1].kernel, kw = w.axis[2].kernel, taps = w.axis[0].kernel * kh * kw, chunks = ceil_div(w.channels, kChannels);
+  const bool adjacent = weight.stride[4] == 1 && weight.stride[3] == kw && weight.stride[2] == kh * kw;
+  const WeightPacker<T> pack(w, k);
+  parallel_for(w.groups * w.blocks * chunks, w.threads, [&](i64 task) {
+    const i64 group = task / (chunks * w.blocks), b = task / chunks % w.blocks, begin = task % chunks * kChannels;
+    const i64 first = b * w.block, lanes = std::min(w.block, w.outputs - first);
+    T* elements = scratch<T>(0, (taps + 2 * w.points) * w.block);
+    for (i64 c = begin; c < std::min(w.channels, begin + kChannels); ++c) {
+      const T* from = weight.data + group * group_stride + c * weight.stride[0] + first * weight.stride[1];
+      if (lanes < w.block) std::fill_n(elements, taps * w.block, T(0));
+      if (adjacent)
+        k.transpose(from, weight.stride[1], elements, w.block, lanes, taps, nullptr);
+      else
+        for (i64 t = 0; t < taps; ++t)
+          for (i64 m = 0; m < lanes; ++m)
+            elements[t * w.block + m] =
+                from[m * weight.stride[1] + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] + t % kw * weight.stride[4]];
+      pack(elements, packed + group * w.blocks * w.block * w.channels * w.weights, b, c, elements + taps * w.block);
+    }
+  });
+}
+
+#define TCONV_WINOGRAD(T) template void pack_weights<T>(const Winograd&, const Kernels<T>&, View<const T>, i64, T*);
+TCONV_WINOGRAD(float)
+TCONV_WINOGRAD(double)
+
+}  // namespace tconv
