@@ -243,6 +243,9 @@ PROBED = [Problem((5, 6), (3, 4), (2, 3), (1, 1), ((1, 0), (-1, 2)), 2, 4, 6, 2,
           Problem((3, 3, 4), (2, 2, 3), (1, 2, 2), (1, 1, 2), ((0, 0), (1, 0), (0, 1)), 2, 2, 2, seed=3)]  # fmt: skip
 
 
+DIRECT = [name for name in tconv.kernels() if not name.startswith(("auto", "winograd"))]  # Winograd's tiles mix neighbours
+
+
 def reached(problem, at, channel, forward):
     """A mask of what one element reaches: outputs of an input (forward), or inputs that an output reaches (its transpose)."""
     spec = tconv.Spec.build(problem.size, problem.kernel, stride=problem.stride, dilation=problem.dilation, padding=list(problem.crop))
@@ -265,7 +268,7 @@ def test_a_non_finite_element_reaches_what_it_should_and_nothing_else(problem, v
             for at in [places[0], places[-1], *(places[i] for i in rng.integers(len(places), size=4))]:
                 n, channel = int(rng.integers(source.shape[0])), int(rng.integers(source.shape[1]))
                 kept, source[(n, channel, *at)] = source[(n, channel, *at)], value
-                results = {kernel: p.canonical(judge.run(operator, tconv, algorithm=kernel)) for kernel in tconv.kernels()}
+                results = {kernel: p.canonical(judge.run(operator, tconv, algorithm=kernel)) for kernel in DIRECT}
                 source[(n, channel, *at)] = kept
                 for kernel, result in results.items():
                     expected = np.zeros(result.shape, bool)

@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -100,7 +101,7 @@ struct Problem {
   }
 };
 
-// A kernel's name: METHOD_ISA, where the method "direct" leaves the orientation to the estimates.
+// A kernel's name: METHOD_ISA, where the methods "auto" and "direct" leave the choice to the estimates.
 const Isa& isa(const std::string& kernel) {
   const Isa* found = find_isa(kernel.substr(std::min(kernel.size(), kernel.find('_') + 1)).c_str());
   require(found, "no such kernel, or this processor lacks it");
@@ -109,25 +110,24 @@ const Isa& isa(const std::string& kernel) {
 
 Method method(const std::string& kernel) {
   const std::string name = kernel.substr(0, kernel.find('_'));
-  if (name == "positions") return Method::positions;
-  if (name == "channels") return Method::channels;
-  require(name == "direct", "no such kernel");
-  return Method::automatic;
+  const auto found = std::find(std::begin(kMethods), std::end(kMethods), name);
+  require(found != std::end(kMethods), "no such kernel");
+  return Method(found - std::begin(kMethods));
 }
 
 // A prepared stencil: geometry and kernel fixed, weights packed by the caller or anew in every call.
 class Stencil {
  public:
-  Stencil(const Problem& problem, bool forward, bool is_double, const std::string& kernel, int threads)
+  Stencil(const Problem& problem, bool forward, bool is_double, const std::string& kernel, int threads, bool pack_always)
       : problem_(problem),
         forward_(forward),
         double_(is_double),
         layer_(problem.spec, forward ? Direction::forward : Direction::grad_input, isa(kernel), method(kernel), std::max(threads, 1),
-               is_double ? 8 : 4) {}
+               is_double ? 8 : 4, {pack_always, problem.channels_last}) {}
 
   i64 weight_elements() const { return layer_.weight_elements(); }
   std::vector<i64> signature() const { return layer_.signature(); }
-  std::string kernel() const { return std::string(name(layer_.chosen)) + "_" + layer_.isa.name; }
+  std::string kernel() const { return std::string(name(layer_.method)) + "_" + layer_.isa.name; }
   int threads() const { return layer_.threads(); }
   int lanes() const { return double_ ? layer_.isa.f64->lanes : layer_.isa.f32->lanes; }
   i64 workspace_bytes() const { return layer_.workspace() * (double_ ? 8 : 4); }
@@ -136,7 +136,7 @@ class Stencil {
   std::vector<std::tuple<std::string, std::optional<double>, std::string>> candidates() const {
     std::vector<std::tuple<std::string, std::optional<double>, std::string>> found;
     for (const Candidate& c : layer_.candidates)
-      found.emplace_back(name(c.method), c.refused ? std::nullopt : std::optional(c.cycles), c.refused ? c.refused : "");
+      found.emplace_back(name(c.method), c.refused.empty() ? std::optional(c.cycles) : std::nullopt, c.refused);
     return found;
   }
 
@@ -228,8 +228,8 @@ NB_MODULE(_core, m) {
            nb::arg("batch"), nb::arg("in_channels"), nb::arg("out_channels"), nb::arg("groups"), nb::arg("size"), nb::arg("kernel"),
            nb::arg("stride"), nb::arg("dilation"), nb::arg("crop"), nb::arg("channels_last"), nb::arg("batched"));
   nb::class_<Stencil>(m, "Stencil", "A prepared forward layer or input gradient.")
-      .def(nb::init<const Problem&, bool, bool, const std::string&, int>(), nb::arg("problem"), nb::arg("forward"), nb::arg("double"),
-           nb::arg("kernel"), nb::arg("threads"))
+      .def(nb::init<const Problem&, bool, bool, const std::string&, int, bool>(), nb::arg("problem"), nb::arg("forward"), nb::arg("double"),
+           nb::arg("kernel"), nb::arg("threads"), nb::arg("pack_always") = false)
       .def_prop_ro("weight_elements", &Stencil::weight_elements)
       .def_prop_ro("kernel", &Stencil::kernel)
       .def_prop_ro("candidates", &Stencil::candidates)
@@ -250,6 +250,14 @@ NB_MODULE(_core, m) {
       },
       nb::arg("problem"), nb::arg("kernel"), nb::arg("x").noconvert(), nb::arg("dy").noconvert(), nb::arg("grad").noconvert(),
       nb::arg("threads"));
+  m.def(
+      "refusal",
+      [](const Problem& p, bool forward, const std::string& kernel) {
+        return refusal(method(kernel), p.spec, forward ? Direction::forward : Direction::grad_input, p.channels_last);
+      },
+      nb::arg("problem"), nb::arg("forward"), nb::arg("kernel"), "Why a kernel cannot compute a problem, or nothing.");
+  m.def(
+      "methods", [] { return std::vector<std::string>(std::begin(kMethods), std::end(kMethods)); }, "The methods of each instruction set.");
   m.def(
       "isas",
       [] {

@@ -77,7 +77,7 @@ double cycles(const Depthwise& p, int lanes) {
 }
 
 template <class T>
-void pack_weights(const Depthwise& p, View<const T> weight, i64 group_stride, T* packed) {
+void pack_weights(const Depthwise& p, const Kernels<T>&, View<const T> weight, i64 group_stride, T* packed) {
   for (i64 d = 0; d < p.axis[0].kernel; ++d)
     for (i64 h = 0; h < p.axis[1].kernel; ++h)
       for (i64 w = 0; w < p.axis[2].kernel; ++w)
@@ -86,7 +86,7 @@ void pack_weights(const Depthwise& p, View<const T> weight, i64 group_stride, T*
 }
 
 template <class T>
-void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* packed, const T* bias, View<T> out) {
+void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
   const i64 rows = p.axis[0].out_size * p.axis[1].out_size;
   const i64 at_once = std::max<i64>(1, kRowBytes / (p.axis[2].out_size * p.channels * i64(sizeof(T))));
   const i64 chunks = ceil_div(rows, at_once);
@@ -104,15 +104,18 @@ void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* pac
         const i64 x_step = p.axis[2].in_stride * in.stride[4], y_step = p.axis[2].out_stride * out.stride[4];
         const Operands<T> from(p, s, ds, hs, od, oh, in, in.data + image * in.stride[0] + begin * x_step, packed);
         k.depthwise(y + s.first * out.stride[4] + begin * y_step, y_step, from.x.data(), x_step, from.w.data(), i64(from.x.size()),
-                    end - begin, p.channels, bias);
+                    end - begin, p.channels, epilogue.bias);
+        if (epilogue.activation != Activation::none)
+          for (i64 q = begin; q < end; ++q)
+            k.activate(y + s.first * out.stride[4] + q * y_step, p.channels, T(0), epilogue.activation, epilogue.slope);
       }
     }
   });
 }
 
-#define TCONV_DEPTHWISE(T)                                                 \
-  template void pack_weights<T>(const Depthwise&, View<const T>, i64, T*); \
-  template void run<T>(const Depthwise&, const Kernels<T>&, View<const T>, const T*, const T*, View<T>);
+#define TCONV_DEPTHWISE(T)                                                                    \
+  template void pack_weights<T>(const Depthwise&, const Kernels<T>&, View<const T>, i64, T*); \
+  template void run<T>(const Depthwise&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
 TCONV_DEPTHWISE(float)
 TCONV_DEPTHWISE(double)
 

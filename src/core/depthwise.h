@@ -28,16 +28,17 @@ struct Depthwise {
   // Whether lanes over groups can compute a problem.
   static bool possible(const Spec& spec) { return spec.groups > 1 && spec.in_channels == spec.groups && spec.out_channels == spec.groups; }
   i64 weight_elements() const { return taps * channels; }
+  i64 workspace() const { return 0; }
 };
 
 // Estimated cycles on one thread.
 double cycles(const Depthwise& plan, int lanes);
 
 template <class T>
-void pack_weights(const Depthwise& plan, View<const T> weight, i64 group_stride, T* packed);
+void pack_weights(const Depthwise& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
 // Channels of `in` and `out` are adjacent.
 template <class T>
-void run(const Depthwise& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const T* bias, View<T> out);
+void run(const Depthwise& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
 
 }  // namespace tconv

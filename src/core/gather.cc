@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "parallel.h"
+#include "pixels.h"
 
 namespace tconv {
 namespace {
@@ -75,21 +76,6 @@ struct Rows {
   }
 };
 
-// A channels-last array of some images: strides (image, d, h, w); `data` is where position (0, 0, 0) is, or would be.
-template <class T>
-struct Pixels {
-  T* data;
-  i64 image, stride[3];
-};
-
-// `size` positions packed as (d, h, w, channel), of which the first one on axis `cut` has the number `begin`.
-template <class T>
-Pixels<T> packed_pixels(T* data, const i64* size, i64 channels, int cut, i64 begin) {
-  Pixels<T> p{data, size[0] * size[1] * size[2] * channels, {size[1] * size[2] * channels, size[2] * channels, channels}};
-  p.data -= begin * p.stride[cut];
-  return p;
-}
-
 // All products of one triple for `images` images, added up in parts of the channels, `blocks` blocks of lanes wide. `lane` holds a bias for
 // every lane.
 template <class T>
@@ -122,41 +108,6 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
         if (lane.activation != Activation::none && c + part >= g.channels)  // complete, and just stored
           for (i64 i = 0; i < tall; ++i) k.activate(at[i], g.block, T(0), lane.activation, lane.slope);
       }
-}
-
-// Calls body(d, h, w, length) for stretches of positions that are adjacent at these strides, as long as they get.
-template <class F>
-void each_stretch(const i64* size, const i64* stride, F body) {
-  const bool rows = stride[1] == size[2] * stride[2], planes = rows && stride[0] == size[1] * stride[1];
-  const i64 length = planes ? size[0] * size[1] * size[2] : rows ? size[1] * size[2] : size[2];
-  for (i64 d = 0; d < (planes ? 1 : size[0]); ++d)
-    for (i64 h = 0; h < (rows ? 1 : size[1]); ++h) body(d, h, length);
-}
-
-// The images of a slab, of any strides, as channels-last ones.
-template <class T>
-void gather_pixels(const Gather& g, const Kernels<T>& k, const View<const T>& in, const i64* size, i64 images, T* to) {
-  for (i64 n = 0; n < images; ++n)
-    each_stretch(size, in.stride + 2, [&](i64 d, i64 h, i64 length) {
-      const T* from = in.data + n * in.stride[0] + d * in.stride[2] + h * in.stride[3];
-      T* pixel = to + ((n * size[0] + d) * size[1] + h) * size[2] * g.channels;
-      if (in.stride[4] == 1) return k.transpose(from, in.stride[1], pixel, g.channels, g.channels, length, nullptr);
-      for (i64 i = 0; i < length; ++i)
-        for (i64 c = 0; c < g.channels; ++c) pixel[i * g.channels + c] = from[i * in.stride[4] + c * in.stride[1]];
-    });
-}
-
-// Sums (image, d, h, w, lane) to an output of any strides.
-template <class T>
-void scatter_pixels(const Kernels<T>& k, const T* sums, const i64* size, i64 lanes, i64 images, i64 outputs, const View<T>& out) {
-  for (i64 n = 0; n < images; ++n)
-    each_stretch(size, out.stride + 2, [&](i64 d, i64 h, i64 length) {
-      T* y = out.data + n * out.stride[0] + d * out.stride[2] + h * out.stride[3];
-      const T* from = sums + ((n * size[0] + d) * size[1] + h) * size[2] * lanes;
-      if (out.stride[4] == 1) return k.transpose(from, lanes, y, out.stride[1], length, outputs, nullptr);
-      for (i64 i = 0; i < length; ++i)
-        for (i64 m = 0; m < outputs; ++m) y[i * out.stride[4] + m * out.stride[1]] = from[i * lanes + m];
-    });
 }
 
 }  // namespace
@@ -221,8 +172,8 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   blocks_at_once = std::clamp<i64>(kSumsBytes / (sums * images), 1, blocks_per_run);
 }
 
-double cycles(const Gather& g) {
-  double terms = 0, weights = 0, moved = 0;
+double cycles(const Gather& g, bool channels_last) {
+  double terms = 0, weights = 0, moved = 0, listed = 0;  // listed: pointers of rows, worked out for some images at a time
   const double rounds = double(ceil_div(g.batch, g.images));
   for (const Gather::Slab& s : g.slabs) {
     for (const Gather::Triple& t : s.triples) {
@@ -231,11 +182,12 @@ double cycles(const Gather& g) {
       terms += rounds * double(t.taps()) * std::max(1.1 * double(rows), 4.0 * double(ceil_div(rows, kMaxRows)));
       weights += rounds * double(t.taps() * g.channels * g.blocks * g.block);
       moved += 2.0 * double(g.batch * t.rows() * g.outputs);
+      listed += rounds * double(t.rows()) * (25.0 * double(t.taps()) + 40.0);
     }
     moved += 1.5 * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
              double(std::max<i64>(1, g.slabs[0].in_end - g.slabs[0].in_begin));
   }
-  return double(g.groups) * (terms * double(g.channels * g.blocks) + 0.3 * weights + moved);
+  return double(g.groups) * (terms * double(g.channels * g.blocks) + 0.3 * weights + listed + (channels_last ? 0.3 : 1.0) * moved);
 }
 
 template <class T>
@@ -269,7 +221,8 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
     const i64 turn = task % g.runs, group = task / g.runs % g.groups;
     const Gather::Slab& slab = g.slabs[std::size_t(task / (g.runs * g.groups) % slabs)];
     const i64 first_image = task / (g.runs * g.groups * slabs) * g.images, images = std::min(g.images, g.batch - first_image);
-    i64 in_size[3], out_size[3];
+    i64 in_size[3], out_size[3], in_begin[3] = {}, out_begin[3] = {};
+    in_begin[g.cut] = slab.in_begin, out_begin[g.cut] = slab.out_begin;
     for (int i = 0; i < 3; ++i) {
       in_size[i] = i == g.cut ? slab.in_end - slab.in_begin : g.axis[i].in_size;
       out_size[i] = i == g.cut ? slab.out_end - slab.out_begin : g.axis[i].out_size;
@@ -283,8 +236,8 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
     if (in.stride[1] != 1 && g.channels > 1) {
       from.data += slab.in_begin * in.stride[2 + g.cut];
       T* to = scratch<T>(0, g.images * g.slab_inputs * g.channels);
-      gather_pixels(g, k, from, in_size, images, to);
-      pixels = packed_pixels<const T>(to, in_size, g.channels, g.cut, slab.in_begin);
+      gather_pixels(k, from, in_size, g.channels, images, to);
+      pixels = packed_pixels<const T>(to, in_size, g.channels, in_begin);
     }
     const i64 last = std::min(g.blocks, (turn + 1) * g.blocks_per_run);
     for (i64 b = turn * g.blocks_per_run; b < last; b += g.blocks_at_once) {
@@ -296,7 +249,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
       const bool direct = out.stride[1] == 1 && outputs == lanes;
       T* room = direct ? nullptr : scratch<T>(1, g.images * g.slab_outputs * lanes);
       const Pixels<T> sums = direct ? Pixels<T>{to.data, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}}
-                                    : packed_pixels<T>(room, out_size, lanes, g.cut, slab.out_begin);
+                                    : packed_pixels<T>(room, out_size, lanes, out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
       for (const Gather::Triple& triple : slab.triples)
         multiply(g, k, triple, pixels, zeros, packed + (group * g.blocks + b) * g.taps * g.channels * g.block, blocks,

@@ -59,7 +59,7 @@ struct Gather {
 };
 
 // Estimated cycles on one thread: multiply-adds, transposing, weights read, and writing.
-double cycles(const Gather& plan);
+double cycles(const Gather& plan, bool channels_last);
 
 template <class T>
 void pack_weights(const Gather& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);

@@ -4,6 +4,7 @@
 
 #include "activate.h"
 #include "kernels.h"
+#include "transforms.h"
 #include "vec.h"
 
 namespace tconv {
@@ -176,15 +177,21 @@ void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 t
   if constexpr (N > 1) {
     using vec = Vec<T, N>;
     const i64 a_end = as / N * N, b_end = bs / N * N;
-    for (i64 b = 0; b < b_end; b += N)
-      for (i64 a = 0; a < a_end; a += N) {
-        vec v[N];
+    const auto square = [&](i64 a, i64 b) {
+      vec v[N];
 #pragma GCC unroll 16
-        for (int i = 0; i < N; ++i) v[i] = load<vec>(from + (a + i) * from_pitch + b) + (bias ? bias[a + i] : T(0));
-        transpose_square(v);
+      for (int i = 0; i < N; ++i) v[i] = load<vec>(from + (a + i) * from_pitch + b) + (bias ? bias[a + i] : T(0));
+      transpose_square(v);
 #pragma GCC unroll 16
-        for (int i = 0; i < N; ++i) store(to + a + (b + i) * to_pitch, v[i]);
-      }
+      for (int i = 0; i < N; ++i) store(to + a + (b + i) * to_pitch, v[i]);
+    };
+    // Along the lines that lie farther apart, N at a time: few pages at once, and the hardware looks ahead.
+    if (from_pitch > to_pitch)
+      for (i64 a = 0; a < a_end; a += N)
+        for (i64 b = 0; b < b_end; b += N) square(a, b);
+    else
+      for (i64 b = 0; b < b_end; b += N)
+        for (i64 a = 0; a < a_end; a += N) square(a, b);
     scalar(a_end, as, 0, b_end);
     scalar(0, as, b_end, bs);
   } else {
@@ -273,8 +280,9 @@ constexpr void fill(Kernels<T>& k) {
 
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
-  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>, depthwise<T, N>, activate<T, N>};
+  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>, depthwise<T, N>, activate<T, N>, {}};
   fill<T, N, Registers, kMaxRows>(k);
+  fill_transforms<T, N>(k);
   return k;
 }
 

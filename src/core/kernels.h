@@ -74,6 +74,22 @@ template <class T>
 using DepthwiseRow = void (*)(T* y, i64 y_step, const T* const* x, i64 x_step, const T* const* w, i64 taps, i64 count, i64 channels,
                               const T* bias);
 
+// A transform of Winograd's along one axis (transforms.h), for `outer` batches of lines and `run` adjacent lanes of each:
+// to[o * to.outer + i * to.line + lane] (+)= sum over j of matrix[i][j] * from[o * from.outer + j * from.line + lane].
+struct LinePitch {
+  i64 line, outer;
+};
+template <class T>
+using Lines = void (*)(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 outer, i64 run, bool add);
+
+// F(m, r): m outputs of r taps from m + r - 1 products. With one tap all three are copies, of m inputs, one weight and m outputs.
+template <class T>
+struct Transform {
+  Lines<T> input, weight, output;
+};
+constexpr int kMaxTile = 4, kMaxFilter = 3;
+constexpr int kOnePoint = 1;  // the point whose value reaches every output unchanged
+
 template <class T>
 struct Kernels {
   int lanes;                                 // elements of a vector
@@ -85,6 +101,7 @@ struct Kernels {
   CopyStretches<T> copy_stretches;
   DepthwiseRow<T> depthwise;
   Activate<T> activate;
+  Transform<T> transform[kMaxTile + 1][kMaxFilter + 1];  // [m][r]; null where there is none
 };
 
 // One instruction set: its name, whether this processor runs it, and its tables.

@@ -2,6 +2,7 @@
 #include "layer.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace tconv {
 namespace {
@@ -9,58 +10,100 @@ namespace {
 // Work that is worth waking another thread for: some tens of microseconds.
 constexpr double kCyclesPerThread = 1e5;
 
-// Why lanes over channels are not worth an estimate, or null.
-const char* channels_refused(const Plan& p) {
+// Channels enough to feed the products between Winograd's transforms.
+constexpr i64 kWinogradChannels = 16;
+
+// Why a method is not worth an estimate, or nothing.
+std::string implausible(Method method, const Plan& by_positions) {
+  if (method == Method::winograd && std::min(by_positions.channels, by_positions.outputs) < kWinogradChannels)
+    return "a group has fewer than 16 channels, too few to pay for the transforms";
+  if (method != Method::channels) return {};
   double listed = 0;
-  for (const StencilAxis& a : p.axis) listed += double(a.out_size) * double(a.kernel);
-  if (p.outputs < 8) return "a group writes fewer than 8 channels, which leaves most lanes empty";
-  if (p.channels < 4) return "a group sums over fewer than 4 channels, too few for a pointer a tap";
+  for (const StencilAxis& a : by_positions.axis) listed += double(a.out_size) * double(a.kernel);
+  if (by_positions.outputs < 8) return "a group writes fewer than 8 channels, which leaves most lanes empty";
+  if (by_positions.channels < 4) return "a group sums over fewer than 4 channels, too few for a pointer a tap";
   if (listed >= 1e5) return "every output and tap of an axis is listed, and these axes are too long for that";
-  return nullptr;
+  return {};
+}
+
+// Whether a method is among those that a name stands for.
+bool stands_for(Method asked, Method method) {
+  return asked == method || asked == Method::automatic || (asked == Method::direct && method < Method::winograd);
 }
 
 // Every method with its estimate as one thread would run it: methods round differently, and the choice must not hang on the number of
 // threads. A method asked for by name is the only one considered.
-std::vector<Candidate> consider(const Spec& spec, Direction dir, Method asked, const Plan& by_positions, int lanes, i64 element_bytes) {
-  const auto refusal = [&](Method method, const char* reason) {
-    return asked == Method::automatic ? reason : asked == method ? nullptr : "another method was asked for by name";
+std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa, Method asked, const Plan& by_positions, i64 bytes,
+                                Use use) {
+  const int lanes = bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
+  const auto estimate = [&](Method method) {
+    switch (method) {
+      case Method::positions:
+        return cycles(by_positions, use.channels_last);
+      case Method::channels:
+        return cycles(Gather(spec, dir, 1, lanes, bytes), use.channels_last);
+      case Method::depthwise:
+        return cycles(Depthwise(spec, dir, 1), lanes);
+      default:
+        return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes), use.pack_always);
+    }
   };
-  std::vector<Candidate> found{{Method::positions, cycles(by_positions), refusal(Method::positions, nullptr)},
-                               {Method::channels, 0, refusal(Method::channels, channels_refused(by_positions))}};
-  if (!found[1].refused) found[1].cycles = cycles(Gather(spec, dir, 1, lanes, element_bytes));
+  const Method last = asked > Method::winograd ? asked : Method::winograd;
+  std::vector<Candidate> found;
+  for (Method method : {Method::positions, Method::channels, Method::depthwise, last}) {
+    Candidate c{method, 0, refusal(method, spec, dir, use.channels_last)};
+    if (c.refused.empty() && !stands_for(asked, method))
+      c.refused = asked == Method::direct ? "it is not direct" : "another method was asked for by name";
+    if (c.refused.empty() && asked != method) c.refused = implausible(method, by_positions);
+    if (c.refused.empty()) c.cycles = estimate(method);
+    found.push_back(std::move(c));
+  }
   return found;
 }
 
 // The one of the fewest cycles; there always is one.
 const Candidate& best(const std::vector<Candidate>& candidates) {
-  const auto before = [](const Candidate& a, const Candidate& b) { return !a.refused && (b.refused || a.cycles < b.cycles); };
+  const auto before = [](const Candidate& a, const Candidate& b) {
+    return a.refused.empty() && (!b.refused.empty() || a.cycles < b.cycles);
+  };
   return *std::min_element(candidates.begin(), candidates.end(), before);
 }
 
 }  // namespace
 
-const char* name(Method method) { return method == Method::positions ? "positions" : method == Method::channels ? "channels" : "direct"; }
+std::string refusal(Method method, const Spec& spec, Direction direction, bool channels_last) {
+  if (method >= Method::winograd) return Winograd::refusal(spec, direction, tile_of(method));
+  if (method != Method::depthwise) return {};
+  if (!Depthwise::possible(spec)) return "it is not depthwise: a group has more than one input or output channel, or there is one group";
+  return channels_last ? "" : "its lanes run over groups, whose channels are adjacent only in channels-last arrays";
+}
 
-Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method method, int threads, i64 element_bytes)
+Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int threads, i64 element_bytes, Use use)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
-  const int lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
+  if (const std::string why = refusal(asked, spec, dir, use.channels_last); !why.empty()) throw std::invalid_argument(why);
   auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes);
-  candidates = consider(spec, dir, method, *by_positions, lanes, element_bytes);
-  chosen = best(candidates).method;
+  candidates = consider(spec, dir, isa, asked, *by_positions, element_bytes, use);
+  method = best(candidates).method;
   threads = int(std::min(double(threads), 1 + best(candidates).cycles / kCyclesPerThread));
-  if (chosen == Method::channels)
-    channels = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
+  if (method >= Method::winograd)
+    plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes);
+  else if (method == Method::depthwise)
+    plan = std::make_unique<const Depthwise>(spec, dir, threads);
+  else if (method == Method::channels)
+    plan = std::make_unique<const Gather>(spec, dir, threads, element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes, element_bytes);
   else
-    positions = threads == 1 ? std::move(by_positions) : std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes);
+    plan = threads == 1 ? std::move(by_positions) : std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes);
 }
 
 std::vector<i64> Layer::signature() const {
-  std::vector<i64> found{channels != nullptr};
-  if (positions)
-    for (const StencilAxis& a : positions->axis) {
+  std::vector<i64> found{i64(method)};
+  if (const auto* positions = std::get_if<std::unique_ptr<const Plan>>(&plan))
+    for (const StencilAxis& a : (*positions)->axis) {
       found.insert(found.end(), {a.out_stride, a.out_begin, a.out_end});
       for (const Tap& t : a.taps) found.push_back(t.tap);
     }
+  if (const auto* winograd = std::get_if<std::unique_ptr<const Winograd>>(&plan))
+    for (const Winograd::Along& a : (*winograd)->axis) found.push_back(a.tile);
   return found;
 }
 
@@ -69,14 +112,12 @@ template <class T>
 void Layer::pack(View<const T> weight, T* packed) const {
   const i64 group_stride = weight.stride[0] * channels_per_group;
   if (direction == Direction::grad_input) std::swap(weight.stride[0], weight.stride[1]);
-  channels ? pack_weights<T>(*channels, isa.kernels<T>(), weight, group_stride, packed)
-           : pack_weights<T>(*positions, weight, group_stride, packed);
+  with_plan([&](const auto& p) { pack_weights<T>(p, isa.kernels<T>(), weight, group_stride, packed); });
 }
 
 template <class T>
 void Layer::run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) const {
-  channels ? tconv::run<T>(*channels, isa.kernels<T>(), in, packed, epilogue, out)
-           : tconv::run<T>(*positions, isa.kernels<T>(), in, packed, epilogue, out);
+  with_plan([&](const auto& p) { tconv::run<T>(p, isa.kernels<T>(), in, packed, epilogue, out); });
 }
 
 #define TCONV_LAYER(T)                                   \

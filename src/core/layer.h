@@ -3,39 +3,66 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <variant>
 #include <vector>
 
+#include "depthwise.h"
 #include "gather.h"
 #include "plan.h"
+#include "winograd.h"
 
 namespace tconv {
 
-// positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h).
-enum class Method { automatic, positions, channels };
+// positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h). depthwise: lanes over groups, of arrays
+// whose channels are adjacent (depthwise.h). direct: the fastest of these. winograd: winograd.h with its default tiles, or with tiles of 2
+// or 4 positions. automatic: the fastest of all whose error stays small.
+enum class Method { automatic, direct, positions, channels, depthwise, winograd, winograd2, winograd4 };
+constexpr const char* kMethods[] = {"auto", "direct", "positions", "channels", "depthwise", "winograd", "winograd2", "winograd4"};
+constexpr const char* name(Method m) { return kMethods[int(m)]; }
+constexpr int tile_of(Method m) { return m == Method::winograd2 ? 2 : m == Method::winograd4 ? 4 : 0; }
 
-const char* name(Method method);
+// Why a method cannot compute a problem, or nothing.
+std::string refusal(Method method, const Spec& spec, Direction direction, bool channels_last);
 
 // A method that could compute a problem: its estimated cycles on one thread, or why it was not considered.
 struct Candidate {
   Method method;
   double cycles;
-  const char* refused;  // null: considered
+  std::string refused;  // empty: considered
+};
+
+// How a layer will be called: with weights packed anew every time, and with arrays whose channels are adjacent.
+struct Use {
+  bool pack_always = false, channels_last = false;
 };
 
 struct Layer {
-  Layer(const Spec& spec, Direction direction, const Isa& isa, Method method, int threads, i64 element_bytes);
+  // Throws std::invalid_argument where the method refuses the problem.
+  Layer(const Spec& spec, Direction direction, const Isa& isa, Method method, int threads, i64 element_bytes, Use use = {});
 
   Direction direction;
   const Isa& isa;
-  std::unique_ptr<const Plan> positions;  // one of the two
-  std::unique_ptr<const Gather> channels;
   i64 channels_per_group;  // input channels of the weight
   std::vector<Candidate> candidates;
-  Method chosen;  // the candidate of the fewest cycles
+  Method method;  // the candidate of the fewest cycles
+  std::variant<std::unique_ptr<const Plan>, std::unique_ptr<const Gather>, std::unique_ptr<const Depthwise>,
+               std::unique_ptr<const Winograd>>
+      plan;
 
-  int threads() const { return channels ? channels->threads : positions->threads; }
-  i64 workspace() const { return channels ? channels->workspace() : positions->workspace(); }  // elements that each thread keeps
-  i64 weight_elements() const { return channels ? channels->weight_elements() : positions->weight_elements(); }
+  template <class F>
+  auto with_plan(F f) const {
+    return std::visit([&](const auto& p) { return f(*p); }, plan);
+  }
+  int threads() const {
+    return with_plan([](const auto& p) { return p.threads; });
+  }
+  i64 workspace() const {  // elements that each thread keeps
+    return with_plan([](const auto& p) { return p.workspace(); });
+  }
+  i64 weight_elements() const {
+    return with_plan([](const auto& p) { return p.weight_elements(); });
+  }
   // What the order of packed weights depends on, beside weight and kernel.
   std::vector<i64> signature() const;
 

@@ -14,8 +14,8 @@ namespace {
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
-// Of the estimates: an element of a panel, a vector of the output, and what tiles take beyond their model.
-constexpr double kPackCycles = 0.3, kWriteCycles = 6, kTileFactor = 1.1;
+// Of the estimates: an element of a panel, a vector of the output, one that is transposed, and what tiles take beyond their model.
+constexpr double kPackCycles = 0.3, kWriteCycles = 6, kTurnCycles = 16, kTileFactor = 1.1;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
@@ -359,13 +359,16 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
 }
 
-double cycles(const Plan& p) {
+double cycles(const Plan& p, bool channels_last) {
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
   const double boxes = double(p.batch) / double(p.box_batch) * double(d.count) / double(d.box) * double(h.count) / double(h.box) *
                        double(w.count) / double(w.box);
   const double box = box_cycles(p, {p.tile_height, p.tile_wide, p.lanes}, w.box, h.box, d.box, p.box_batch);
   const double written = double(p.batch * p.outputs) * double(d.out_size) * double(h.out_size) * double(w.out_size) / double(p.lanes);
-  return double(p.groups) * (boxes * box + kWriteCycles * written);
+  // Adjacent channels are transposed in registers on both ways.
+  const double packed = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(w.in_size);
+  const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) : 0.0;
+  return double(p.groups) * (boxes * box + kWriteCycles * written + turned);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {

@@ -130,7 +130,7 @@ struct Boxes {
 };
 
 // Estimated cycles on one thread: the tiles of all boxes, packing, and writing.
-double cycles(const Plan& plan);
+double cycles(const Plan& plan, bool channels_last);
 
 // The height of the tiles that cover `rows` rows: the one of lowest expected cost. It depends on the weight and the kernel
 // alone, so packed weights serve any input size. Tiles are at most `vecs` wide.
@@ -151,7 +151,7 @@ void pack_panel(const Plan& plan, const Kernels<T>& kernels, const View<const T>
 
 // weight: strides of (channel, m within its group, d, h, w), `group_stride` elements from group to group.
 template <class T>
-void pack_weights(const Plan& plan, View<const T> weight, i64 group_stride, T* packed);
+void pack_weights(const Plan& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T>
 void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);

@@ -349,7 +349,7 @@ void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, i64
 }
 
 template <class T>
-void pack_weights(const Plan& p, View<const T> weight, i64 group_stride, T* packed) {
+void pack_weights(const Plan& p, const Kernels<T>&, View<const T> weight, i64 group_stride, T* packed) {
   std::vector<i64> element;  // of the kernel, in memory
   for (i64 d = 0; d < p.axis[0].kernel; ++d)
     for (i64 h = 0; h < p.axis[1].kernel; ++h)
@@ -438,7 +438,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
 
 #define TCONV_STENCIL(T)                                                                                              \
   template void pack_panel<T>(const Plan&, const Kernels<T>&, const View<const T>&, i64, const Box&, T*, PanelPitch); \
-  template void pack_weights<T>(const Plan&, View<const T>, i64, T*);                                                 \
+  template void pack_weights<T>(const Plan&, const Kernels<T>&, View<const T>, i64, T*);                              \
   template void run<T>(const Plan&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
 TCONV_STENCIL(float)
 TCONV_STENCIL(double)

@@ -44,11 +44,17 @@ def core_problem(problem: Problem) -> _core.Problem:
                          spec.crop, problem.layout == "channels_last", problem.batched)  # fmt: skip
 
 
-def prepare(problem: Problem, forward: bool, dtype: np.dtype[Any], kernel: str, threads: int) -> Prepared:
-    """Plan a forward layer or its input gradient, once its result is known to fit into memory."""
+def prepare(problem: Problem, forward: bool, dtype: np.dtype[Any], kernel: str, threads: int, *, pack_always: bool) -> Prepared:
+    """Plan a forward layer or its input gradient, once its result is known to fit into memory and the kernel to the problem.
+
+    `pack_always` says that the weight is packed for every call: then what that costs has a part in the choice of a kernel.
+    """
     shape = problem.output_shape if forward else problem.input_shape
     check_memory(shape, dtype.itemsize, problem.spec)
-    return Prepared(problem, _core.Stencil(core_problem(problem), forward, dtype.itemsize == 8, kernel, threads), shape)
+    core = core_problem(problem)
+    if reason := _core.refusal(core, forward, kernel):
+        raise ArgumentError("algorithm", kernel, f"cannot compute this problem: {reason}", problem.spec)
+    return Prepared(problem, _core.Stencil(core, forward, dtype.itemsize == 8, kernel, threads, pack_always), shape)
 
 
 def key(name: str, value: Any) -> Any:
@@ -69,14 +75,15 @@ def words_key(**words: Any) -> tuple[tuple[str, Any], ...]:
 def _forward(
     x: tuple[int, ...], w: tuple[int, ...], double: bool, kernel: str, threads: int, words: tuple[tuple[str, Any], ...]
 ) -> Prepared:
-    return prepare(_problem.forward(x, w, **dict(words)), True, np.dtype(np.float64 if double else np.float32), kernel, threads)
+    dtype = np.dtype(np.float64 if double else np.float32)
+    return prepare(_problem.forward(x, w, **dict(words)), True, dtype, kernel, threads, pack_always=True)
 
 
 @lru_cache(maxsize=256)
 def _backward(grad: tuple[int, ...], w: tuple[int, ...], input_size: Any, double: bool, kernel: str, threads: int,
               words: tuple[tuple[str, Any], ...]) -> Prepared:  # fmt: skip
     dtype = np.dtype(np.float64 if double else np.float32)
-    return prepare(_problem.grad_input(grad, w, input_size, **dict(words)), False, dtype, kernel, threads)
+    return prepare(_problem.grad_input(grad, w, input_size, **dict(words)), False, dtype, kernel, threads, pack_always=True)
 
 
 def conv_transpose(
@@ -117,9 +124,12 @@ def conv_transpose(
 
     float32 and float64 are computed as such; float16 and bfloat16 are accumulated in float32. All arrays share one
     dtype; lists of floats become float64, and integers are refused. `out` takes the result: right shape and dtype,
-    writeable, overlapping no input. A NaN or an infinity in x reaches the outputs that its stamp covers and no others; one
-    in w may reach outputs at the border besides. `threads` never changes a bit of the result. `algorithm` is one of
-    `tconv.kernels()`, or "auto" or "direct", which today mean the same: the best of them.
+    writeable, overlapping no input. `threads` never changes a bit of the result. `algorithm` is one of `tconv.kernels()`, or
+    a method alone: "direct" multiplies every tap, "winograd" fewer or refuses, "auto" takes what is estimated fastest.
+
+    With "direct", a NaN or an infinity in x reaches the outputs that its stamp covers and no others; one in w may reach
+    outputs at the border besides. Winograd's tiles, which "auto" may take for layers of 16 channels and more, mix
+    neighbours: a NaN may reach outputs a few pixels further, and an output that no input reaches is zero up to rounding.
 
     Raises `ArgumentError` (a ValueError), which names the argument, its value and the rule.
 

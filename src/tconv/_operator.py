@@ -74,8 +74,18 @@ class Operator:
 
     @property
     def kernel(self) -> str:
-        """The name of the kernel that runs, one of `tconv.kernels()`."""
+        """The name of the kernel that was asked for, one of `tconv.kernels()`; `explain` says what it comes to for an input."""
         return self._kernel
+
+    def explain(self, shape: tuple[int, ...]) -> str:
+        """Which kernel runs for inputs of a shape, why, and the size of the packed weight it keeps.
+
+        >>> import numpy as np, tconv
+        >>> tconv.Operator(np.ones((2, 3, 4), np.float32), stride=2, algorithm="winograd_scalar").explain((1, 2, 100))
+        'winograd_scalar: asked for by name; packed weight 256 bytes'
+        """
+        stencil = self._plan((tuple(shape), True, None, self._threads or get_num_threads())).stencil
+        return f"{stencil.kernel}: {stencil.why}; packed weight {stencil.weight_elements * self._dtype.itemsize} bytes"
 
     def __call__(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         """The layer, bias and activation included: x (N, Cin, *I) -> (N, Cout, *O), in the operator's layout; N may be absent."""
@@ -123,7 +133,7 @@ class Operator:
             problem = _problem.forward(shape, self._w.shape, output_size=self._output_size, **self._words)
         else:
             problem = _problem.grad_input(shape, self._w.shape, input_size, output_size=self._output_size, **self._words)
-        prepared = prepare(problem, forward, self._dtype, self._kernel, threads)
+        prepared = prepare(problem, forward, self._dtype, self._kernel, threads, pack_always=False)
         if len(self._plans) >= _PLANS:
             self._plans.clear()
         self._plans[call] = prepared

@@ -62,36 +62,35 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-METHODS = ("direct", "positions", "channels")
-
-
 def kernels() -> tuple[str, ...]:
     """Names of the kernels this processor runs, best first; each may be given as `algorithm`.
 
-    A name is METHOD_ISA. The method says what a vector's lanes run over: output "positions" or output "channels";
-    "direct" takes the one that is estimated faster for the problem.
+    A name is METHOD_ISA. Direct methods multiply every tap: a vector's lanes run over output "positions" or output
+    "channels", and "direct" takes the one that is estimated faster for the problem. "winograd" multiplies less and rounds a
+    little worse, in tiles of 3 positions of a stride phase of 2 taps, and of 2 where it has 3; "winograd2" and "winograd4"
+    take tiles of 2 and 4. It refuses what has more taps in a phase, or none. "auto" takes whatever is estimated fastest.
 
     >>> import tconv
-    >>> [name for name in tconv.kernels() if name.endswith("scalar")]
-    ['direct_scalar', 'positions_scalar', 'channels_scalar']
+    >>> [name for name in tconv.kernels() if name.endswith("scalar")][:5]
+    ['auto_scalar', 'direct_scalar', 'positions_scalar', 'channels_scalar', 'winograd_scalar']
     """
     return _names(False)
 
 
 @lru_cache(maxsize=2)
 def _names(all_of_this_build: bool) -> tuple[str, ...]:
-    return tuple(f"{method}_{isa}" for isa, supported in _core.isas() if supported or all_of_this_build for method in METHODS)
+    return tuple(f"{method}_{isa}" for isa, supported in _core.isas() if supported or all_of_this_build for method in _core.methods())
 
 
 def kernel_for(algorithm: str) -> str:
-    """The kernel that an `algorithm` argument means: "auto" and "direct" are the best one here."""
+    """The kernel that an `algorithm` argument means: a method alone is that of the best instruction set here."""
     names = kernels()
-    if algorithm in ("auto", "direct"):
-        return names[0]
+    if isinstance(algorithm, str) and algorithm in _core.methods():
+        return next(name for name in names if name.startswith(f"{algorithm}_"))
     if algorithm in names:
         return algorithm
     rule = "is not run by this processor" if algorithm in _names(True) else "is not known"
-    raise ArgumentError("algorithm", algorithm, f'{rule}; choose "auto", "direct" or one of {", ".join(names)}')
+    raise ArgumentError("algorithm", algorithm, f'{rule}; choose one of {", ".join((*_core.methods(), *names))}')
 
 
 def config() -> dict[str, Any]:

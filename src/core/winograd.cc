@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs winograd.h: transform the inputs of a box, multiply point by point, transform the outputs.
+#include "winograd.h"
+
+#include <algorithm>
+
+#include "parallel.h"
+#include "pixels.h"
+
+namespace tconv {
+namespace {
+
+constexpr i64 kShortRow = 8;  // tiles
+
+// Lanes along three axes, of tiles in a row.
+template <class T>
+struct Grid {
+  T* data;
+  i64 stride[3], tile;
+};
+
+template <class T>
+Grid<T> dense(T* data, const i64* extent, i64 pitch) {
+  return {data, {extent[1] * extent[2] * pitch, extent[2] * pitch, pitch}, extent[0] * extent[1] * extent[2] * pitch};
+}
+
+template <class T>
+Grid<const T> readable(const Grid<T>& g) {
+  return {g.data, {g.stride[0], g.stride[1], g.stride[2]}, g.tile};
+}
+
+i64 volume(const i64* extent) { return extent[0] * extent[1] * extent[2]; }
+
+// Calls body(at) for every place of a grid, in order.
+template <class F>
+void each(const i64* extent, F body) {
+  i64 at[3];
+  for (at[0] = 0; at[0] < extent[0]; ++at[0])
+    for (at[1] = 0; at[1] < extent[1]; ++at[1])
+      for (at[2] = 0; at[2] < extent[2]; ++at[2]) body(at);
+}
+
+// The transforms of a family along each axis, those of one tap left out, and the extents before and after.
+template <class T>
+struct Chain {
+  Lines<T> lines[3];
+  int axes[3], count = 0;
+  i64 before[3], after[3];
+
+  template <class F>
+  Chain(const Winograd::Family& f, const Winograd& w, const Kernels<T>& k, Lines<T> Transform<T>::* kind, bool outermost_first, F extents) {
+    for (int i = 0; i < 3; ++i) {
+      const int a = outermost_first ? i : 2 - i;
+      const Winograd::Class& c = *f.along[a];
+      lines[a] = k.transform[w.axis[a].tile][c.taps].*kind;
+      if (c.taps > 1) axes[count++] = a;
+      extents(c, w.axis[a], before[a], after[a]);
+    }
+    if (!count) axes[count++] = 2;  // a copy
+  }
+
+  // `tiles` of them in a row, as many at once as `room` holds between two transforms: in two halves of `room_size` elements.
+  void operator()(Grid<const T> from, Grid<T> to, i64 tiles, i64 run, T* room, i64 room_size, bool add = false) const {
+    const i64 between = std::max(volume(before), volume(after)) * run;
+    const i64 most = count == 1 ? tiles : std::max<i64>(1, std::min(room_size, kRoomBytes / i64(sizeof(T))) / between);
+    for (i64 t = 0; t < tiles; t += most, from.data += most * from.tile, to.data += most * to.tile)
+      together(from, to, std::min(most, tiles - t), run, room, room_size, add);
+  }
+
+ private:
+  void together(Grid<const T> from, const Grid<T>& to, i64 tiles, i64 run, T* room, i64 room_size, bool add) const {
+    i64 extent[3] = {before[0], before[1], before[2]};
+    for (int s = 0; s < count; ++s) {
+      const int a = axes[s];
+      i64 next[3] = {extent[0], extent[1], extent[2]};
+      next[a] = after[a];
+      const Grid<T> target = s + 1 == count ? to : dense(room + s % 2 * room_size, next, run);
+      along(a, extent, from, target, tiles, run, add && s + 1 == count);
+      from = readable(target);
+      extent[a] = next[a];
+    }
+  }
+
+  // Of the loops over tiles and the two other axes, the kernel takes the longest one.
+  void along(int a, const i64* extent, const Grid<const T>& from, const Grid<T>& to, i64 tiles, i64 run, bool add) const {
+    struct Loop {
+      i64 count, from, to;
+    };
+    const int u = a == 0 ? 1 : 0, v = a == 2 ? 1 : 2;
+    Loop loop[3] = {{extent[u], from.stride[u], to.stride[u]}, {extent[v], from.stride[v], to.stride[v]}, {tiles, from.tile, to.tile}};
+    if (loop[1].from == run && loop[1].to == run) run *= loop[1].count, loop[1].count = 1;
+    for (int i : {0, 1})
+      if (loop[i].count > loop[2].count) std::swap(loop[i], loop[2]);
+    for (i64 i = 0; i < loop[0].count; ++i)
+      for (i64 j = 0; j < loop[1].count; ++j)
+        lines[a](from.data + i * loop[0].from + j * loop[1].from, {from.stride[a], loop[2].from}, to.data + i * loop[0].to + j * loop[1].to,
+                 {to.stride[a], loop[2].to}, loop[2].count, run, add);
+  }
+};
+
+// Where packed weights of a family, block and output phase begin; there they lie as [point][input phase][channel][lane].
+template <class T>
+T* weights_of(const Winograd& w, T* group, const Winograd::Family& f, i64 b, i64 out) {
+  return group + (f.before * w.blocks + (b * f.outs + out) * f.weights * f.ins) * w.channels * w.block;
+}
+
+// The phases of a combination of phases along the axes.
+struct Phases {
+  i64 of[3];
+  Phases(const Winograd::Family& f, std::vector<i64> Winograd::Class::* side, i64 index) {
+    for (int i = 2; i >= 0; --i) {
+      const std::vector<i64>& list = f.along[i]->*side;
+      of[i] = list[std::size_t(index % i64(list.size()))];
+      index /= i64(list.size());
+    }
+  }
+};
+
+// The taps of one channel, [kernel element][lane], transformed for every family.
+template <class T>
+struct WeightPacker {
+  const Winograd& w;
+  const Kernels<T>& k;
+  std::vector<Chain<T>> chains;
+
+  WeightPacker(const Winograd& plan, const Kernels<T>& kernels) : w(plan), k(kernels) {
+    for (const Winograd::Family& f : w.families)
+      chains.emplace_back(
+          f, w, k, &Transform<T>::weight, false,
+          [](const Winograd::Class& c, const Winograd::Along&, i64& before, i64& after) { before = c.taps, after = c.weights; });
+  }
+
+  void operator()(const T* taps, T* group, i64 b, i64 channel, T* room) const {
+    for (std::size_t i = 0; i < chains.size(); ++i) {
+      const Winograd::Family& f = w.families[i];
+      for (i64 out = 0; out < f.outs; ++out)
+        for (i64 in = 0; in < f.ins; ++in) {
+          const Phases po(f, &Winograd::Class::out, out), pi(f, &Winograd::Class::in, in);
+          Grid<const T> from{taps, {}, 0};
+          for (int a = 0; a < 3; ++a) {
+            i64 step = w.block;
+            for (int later = a + 1; later < 3; ++later) step *= w.axis[later].kernel;
+            const i64 taps_here = f.along[a]->taps, phase = w.axis[a].forward ? po.of[a] : pi.of[a];
+            const i64 first = w.axis[a].element(phase, 0, taps_here);
+            from.data += first * step;
+            from.stride[a] = (w.axis[a].element(phase, 1, taps_here) - first) * step;
+          }
+          T* to = weights_of(w, group, f, b, out) + (in * w.channels + channel) * w.block;
+          chains[i](from, dense(to, chains[i].after, f.ins * w.channels * w.block), 1, w.block, room, w.points * w.block);
+        }
+    }
+  }
+};
+
+}  // namespace
+
+template <class T>
+void pack_weights(const Winograd& w, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  constexpr i64 kChannels = 16;
+  const i64 kh = w.axis[1].kernel, kw = w.axis[2].kernel, taps = w.axis[0].kernel * kh * kw, chunks = ceil_div(w.channels, kChannels);
+  const bool adjacent = weight.stride[4] == 1 && weight.stride[3] == kw && weight.stride[2] == kh * kw;
+  const WeightPacker<T> pack(w, k);
+  parallel_for(w.groups * w.blocks * chunks, w.threads, [&](i64 task) {
+    const i64 group = task / (chunks * w.blocks), b = task / chunks % w.blocks, begin = task % chunks * kChannels;
+    const i64 first = b * w.block, lanes = std::min(w.block, w.outputs - first);
+    T* elements = scratch<T>(0, (taps + 2 * w.points) * w.block);
+    for (i64 c = begin; c < std::min(w.channels, begin + kChannels); ++c) {
+      const T* from = weight.data + group * group_stride + c * weight.stride[0] + first * weight.stride[1];
+      if (lanes < w.block) std::fill_n(elements, taps * w.block, T(0));
+      if (adjacent)
+        k.transpose(from, weight.stride[1], elements, w.block, lanes, taps, nullptr);
+      else
+        for (i64 t = 0; t < taps; ++t)
+          for (i64 m = 0; m < lanes; ++m)
+            elements[t * w.block + m] =
+                from[m * weight.stride[1] + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] + t % kw * weight.stride[4]];
+      pack(elements, packed + group * w.blocks * w.block * w.channels * w.weights, b, c, elements + taps * w.block);
+    }
+  });
+}
+
+namespace {
+
+// A box of tiles of some images, and the inputs and outputs around it.
+struct TileBox {
+  i64 image, images, at[3], size[3];
+  i64 in_begin[3], in_size[3], out_begin[3], out_size[3];
+
+  TileBox(const Winograd& w, i64 index) {
+    for (int i = 2; i >= 0; --i) {
+      const Winograd::Along& a = w.axis[i];
+      const i64 turns = ceil_div(a.tiles, a.box), turn = index % turns;
+      index /= turns;
+      at[i] = turn * a.tiles / turns, size[i] = (turn + 1) * a.tiles / turns - at[i];
+      const i64 first = position(a, i, 0), last = first + size[i] * a.tile - 1, more = a.classes.front().taps - 1;
+      const auto clip = [](i64 begin, i64 end, i64 most, i64& from, i64& count) {
+        from = std::clamp<i64>(begin, 0, most), count = std::clamp<i64>(end, from, most) - from;
+      };
+      clip(a.in_stride * (first - (a.forward ? more : 0)) - a.in_lo, a.in_stride * (last + 1 + (a.forward ? 0 : more)) - a.in_lo, a.in_size,
+           in_begin[i], in_size[i]);
+      clip(a.out_stride * first - a.out_lo, a.out_stride * (last + 1) - a.out_lo, a.out_size, out_begin[i], out_size[i]);
+    }
+    image = index * w.images;
+    images = std::min(w.images, w.batch - image);
+  }
+  // Position q of a tile's first output along an axis.
+  i64 position(const Winograd::Along& a, int i, i64 tile) const { return a.first + (at[i] + tile) * a.tile; }
+  i64 tiles() const { return images * volume(size); }
+};
+
+// Buffers of a task, side by side in one piece of scratch memory.
+template <class T>
+struct Buffers {
+  i64 pitch, product_pitch, room_size;
+  T *inputs, *products, *sums, *pixels, *room, *patch, *bias;
+
+  explicit Buffers(const Winograd& w) : pitch(w.pitch()), product_pitch(w.product_pitch()), room_size(w.room) {
+    T** const part[Winograd::kParts] = {&inputs, &products, &sums, &pixels, &room, &patch, &bias};
+    T* at = scratch<T>(0, w.workspace());
+    for (int i = 0; i < Winograd::kParts; ++i) *part[i] = at, at += round_up(w.parts()[std::size_t(i)], 64);
+  }
+};
+
+// The rows that meet one point's weights: tiles, times the copied points of axes with one tap.
+template <class T>
+struct PointRows {
+  std::vector<const T*> from;
+  std::vector<T*> to;
+  bool constant;  // what is added here reaches every output of a tile, once
+  i64 height;
+};
+
+// Along the row, a tile's first element, and which of its elements begin .. end - 1 exist.
+struct Columns {
+  i64 at, begin, end;
+};
+
+// Where the tiles of a row lie in an input or output: the first one begins at `first` and has `extent` elements, `step` apart;
+// the next one begins `advance` further along the row; those of begin .. end - 1 lie wholly inside.
+struct Reach {
+  i64 first[3], step[3], extent[3], advance, begin, end;
+
+  Columns columns(i64 tile, i64 size) const {
+    const i64 at = first[2] + tile * advance, from = std::clamp<i64>(ceil_div(-at, step[2]), 0, extent[2]);
+    return {at, from, std::clamp<i64>(ceil_div(size - at, step[2]), from, extent[2])};
+  }
+  void find_inside(const i64* size, i64 tiles) {
+    bool inside = true;
+    for (int i = 0; i < 2; ++i) inside = inside && first[i] >= 0 && first[i] + (extent[i] - 1) * step[i] < size[i];
+    begin = inside ? std::clamp<i64>(ceil_div(-first[2], advance), 0, tiles) : 0;
+    end = inside ? std::clamp<i64>(floor_div(size[2] - 1 - first[2] - (extent[2] - 1) * step[2], advance) + 1, begin, tiles) : 0;
+  }
+};
+
+template <class T>
+struct Task {
+  const Winograd& w;
+  const Kernels<T>& k;
+  TileBox box;
+  Buffers<T> at;
+  i64 tiles;
+
+  Task(const Winograd& plan, const Kernels<T>& kernels, i64 index) : w(plan), k(kernels), box(plan, index), at(plan), tiles(box.tiles()) {}
+
+  void transform_inputs(const Winograd::Family& f, const Pixels<const T>& in) const;
+  std::vector<PointRows<T>> rows(const Winograd::Family& f) const;
+  void multiply(const std::vector<PointRows<T>>& rows, i64 depth, const T* weights, const T* bias) const;
+  void transform_outputs(const Winograd::Family& f, i64 out, const Pixels<T>& to, bool add) const;
+  bool any_output(const Winograd::Family& f, i64 out) const;
+
+ private:
+  Reach reach(const Winograd::Family& f, const Phases& in, const i64* row, const i64* extent) const;
+  Reach reach(const Phases& out, const i64* row, const i64* extent) const;
+  Grid<const T> patch(const Reach& r, i64 tile, const Pixels<const T>& in) const;
+  void place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const;
+};
+
+template <class T>
+Reach Task<T>::reach(const Winograd::Family& f, const Phases& in, const i64* row, const i64* extent) const {
+  Reach r{};
+  i64 size[3];
+  for (int i = 0; i < 3; ++i) {
+    const Winograd::Along& a = w.axis[i];
+    r.step[i] = a.in_stride, r.extent[i] = extent[i], size[i] = a.in_size;
+    r.first[i] = a.in_stride * (box.position(a, i, i < 2 ? row[i] : 0) + a.reach(*f.along[i])) + in.of[i] - a.in_lo;
+  }
+  r.advance = r.step[2] * w.axis[2].tile;
+  r.find_inside(size, box.size[2]);
+  return r;
+}
+
+template <class T>
+Reach Task<T>::reach(const Phases& out, const i64* row, const i64* extent) const {
+  Reach r{};
+  i64 size[3];
+  for (int i = 0; i < 3; ++i) {
+    const Winograd::Along& a = w.axis[i];
+    r.step[i] = a.out_stride, r.extent[i] = extent[i], size[i] = a.out_size;
+    r.first[i] = a.out_stride * box.position(a, i, i < 2 ? row[i] : 0) + out.of[i] - a.out_lo;
+  }
+  r.advance = r.step[2] * w.axis[2].tile;
+  r.find_inside(size, box.size[2]);
+  return r;
+}
+
+// Inputs of a tile that reaches over a border, with zeros beyond it.
+template <class T>
+Grid<const T> Task<T>::patch(const Reach& r, i64 tile, const Pixels<const T>& in) const {
+  const i64 c = w.channels, step = r.step[2];
+  const auto [column, begin, end] = r.columns(tile, w.axis[2].in_size);
+  const bool adjacent = step * in.stride[2] == c;
+  T* to = at.patch;
+  for (i64 d = 0; d < r.extent[0]; ++d)
+    for (i64 h = 0; h < r.extent[1]; ++h, to += r.extent[2] * c) {
+      const i64 id = r.first[0] + d * r.step[0], ih = r.first[1] + h * r.step[1];
+      const bool inside = id >= 0 && id < w.axis[0].in_size && ih >= 0 && ih < w.axis[1].in_size && begin < end;
+      const T* from = in.data;
+      if (inside) from += id * in.stride[0] + ih * in.stride[1] + (column + begin * step) * in.stride[2];
+      if (adjacent || !inside) {
+        k.copy(from, 0, to, 0, 1, inside ? begin * c : 0, inside ? end * c : 0, r.extent[2] * c);
+      } else {
+        k.copy(from, 0, to, 0, 1, 0, 0, begin * c);
+        k.copy(from, step * in.stride[2], to + begin * c, c, end - begin, 0, c, c);
+        k.copy(from, 0, to + end * c, 0, 1, 0, 0, (r.extent[2] - end) * c);
+      }
+    }
+  return readable(dense(at.patch, r.extent, c));
+}
+
+template <class T>
+void Task<T>::transform_inputs(const Winograd::Family& f, const Pixels<const T>& in) const {
+  const Chain<T> chain(f, w, k, &Transform<T>::input, false,
+                       [](const Winograd::Class& c, const Winograd::Along&, i64& before, i64& after) { before = after = c.points; });
+  const i64 rows[3] = {box.images, box.size[0], box.size[1]}, plane = tiles * at.pitch;
+  T* v = at.inputs;
+  each(rows, [&](const i64* row) {
+    for (i64 phase = 0; phase < f.ins; ++phase) {
+      const Reach r = reach(f, Phases(f, &Winograd::Class::in, phase), row + 1, chain.before);
+      Pixels<const T> x = in;
+      x.data += row[0] * in.image;
+      Grid<const T> from{x.data, {}, r.advance * in.stride[2]};
+      for (int i = 0; i < 3; ++i) from.data += r.first[i] * in.stride[i], from.stride[i] = r.step[i] * in.stride[i];
+      Grid<T> to = dense(v + phase * w.channels, chain.after, plane);
+      to.tile = at.pitch;
+      const auto move = [&](i64 tile, const Grid<const T>& source, i64 count) {
+        Grid<T> target = to;
+        target.data += tile * to.tile;
+        chain(source, target, count, w.channels, at.room, at.room_size);
+      };
+      from.data += r.begin * from.tile;
+      move(r.begin, from, r.end - r.begin);
+      for (i64 t = 0; t < box.size[2]; ++t)
+        if (t < r.begin || t >= r.end) move(t, patch(r, t, x), 1);
+    }
+    v += box.size[2] * at.pitch;
+  });
+}
+
+template <class T>
+std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f) const {
+  std::vector<PointRows<T>> found(static_cast<std::size_t>(f.weights));
+  i64 points[3];
+  for (int i = 0; i < 3; ++i) points[i] = f.along[i]->points;
+  i64 point = 0;
+  each(points, [&](const i64* p) {
+    i64 weights = 0;
+    bool constant = true;
+    for (int i = 0; i < 3; ++i) {
+      const Winograd::Class& c = *f.along[i];
+      weights = weights * c.weights + (c.weights > 1 ? p[i] : 0);
+      constant = constant && (c.taps == 1 || p[i] == kOnePoint);
+    }
+    PointRows<T>& rows = found[std::size_t(weights)];
+    rows.constant = constant;
+    for (i64 t = 0; t < tiles; ++t) {
+      rows.from.push_back(at.inputs + (point * tiles + t) * at.pitch);
+      rows.to.push_back(at.products + t * at.product_pitch + point * w.block);
+    }
+    ++point;
+  });
+  const i64 alike = i64(found.size() ? found[0].from.size() : 0), height = tile_rows(k, alike, kTerms, kGatherVecs);
+  for (PointRows<T>& r : found) r.height = height;
+  return found;
+}
+
+// Sums in parts of the channels.
+template <class T>
+void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const T* weights, const T* bias) const {
+  const i64 part = even(depth, w.terms), none = 0;
+  for (const PointRows<T>& p : points) {
+    const i64 count = i64(p.from.size());
+    for (i64 c = 0; c < depth; c += part)
+      for (i64 r = 0; r < count; r += p.height)
+        k.gathered[std::min(p.height, count - r)](c, std::min(depth, c + part), 1, p.from.data() + r, &none, weights, p.to.data() + r,
+                                                  p.constant ? bias : nullptr, c > 0);
+    weights += depth * w.block;
+  }
+}
+
+// Those outputs of a tile at the border that exist.
+template <class T>
+void Task<T>::place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const {
+  const Columns c = r.columns(tile, w.axis[2].out_size);
+  if (c.begin == c.end) return;
+  for (i64 d = 0; d < r.extent[0]; ++d)
+    for (i64 h = 0; h < r.extent[1]; ++h) {
+      const i64 od = r.first[0] + d * r.step[0], oh = r.first[1] + h * r.step[1];
+      if (od < 0 || od >= w.axis[0].out_size || oh < 0 || oh >= w.axis[1].out_size) continue;
+      k.transform[1][1].output(from.data + d * from.stride[0] + h * from.stride[1] + c.begin * from.stride[2], {0, from.stride[2]},
+                               to.data + od * to.stride[0] + oh * to.stride[1] + (c.at + c.begin * r.step[2]) * to.stride[2],
+                               {0, r.step[2] * to.stride[2]}, c.end - c.begin, w.block, add);
+    }
+}
+
+template <class T>
+void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, const Pixels<T>& to, bool add) const {
+  const Chain<T> chain(
+      f, w, k, &Transform<T>::output, true,
+      [](const Winograd::Class& c, const Winograd::Along& a, i64& before, i64& after) { before = c.points, after = a.tile; });
+  const i64 rows[3] = {box.images, box.size[0], box.size[1]};
+  const Phases po(f, &Winograd::Class::out, out);
+  Grid<T> m = dense(at.products, chain.before, w.block);
+  m.tile = at.product_pitch;
+  each(rows, [&](const i64* row) {
+    const Reach r = reach(po, row + 1, chain.after);
+    Pixels<T> y = to;
+    y.data += row[0] * to.image;
+    Grid<T> target{y.data + r.begin * r.advance * to.stride[2], {}, r.advance * to.stride[2]};
+    for (int i = 0; i < 3; ++i) target.data += r.first[i] * to.stride[i], target.stride[i] = r.step[i] * to.stride[i];
+    const auto tile = [&](i64 t) {
+      Grid<const T> from = readable(m);
+      from.data += t * m.tile;
+      return from;
+    };
+    // Tiles at the border are transformed into a buffer; short rows go there whole, which costs fewer calls.
+    const auto at_border = [&](i64 begin, i64 end) {
+      Grid<T> all = dense(at.patch, chain.after, w.block);
+      const i64 most = at.room_size / all.tile;
+      for (i64 t = begin, next; t < end; t = next) {
+        next = std::min(end, t + most);
+        chain(tile(t), all, next - t, w.block, at.room, at.room_size);
+        for (i64 i = t; i < next; ++i) {
+          Grid<T> one = all;
+          one.data += (i - t) * all.tile;
+          place(r, i, one, y, add);
+        }
+      }
+    };
+    const bool whole = r.end - r.begin < box.size[2] && box.size[2] <= kShortRow;
+    if (!whole) chain(tile(r.begin), target, r.end - r.begin, w.block, at.room, at.room_size, add);
+    at_border(0, whole ? box.size[2] : r.begin);
+    if (!whole) at_border(r.end, box.size[2]);
+    m.data += box.size[2] * m.tile;
+  });
+}
+
+// Whether the box holds an output of a phase: outputs smaller than a stride lack some.
+template <class T>
+bool Task<T>::any_output(const Winograd::Family& f, i64 out) const {
+  const Phases po(f, &Winograd::Class::out, out);
+  for (int i = 0; i < 3; ++i) {
+    const i64 begin = box.out_begin[i], stride = w.axis[i].out_stride;
+    if (floor_mod(po.of[i] - w.axis[i].out_lo - begin, stride) >= box.out_size[i]) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+template <class T>
+void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
+  const T* bias = epilogue.bias;
+  parallel_for(w.boxes() * w.groups * w.runs, w.threads, [&](i64 task) {
+    const i64 turn = task % w.runs, group = task / w.runs % w.groups;
+    const Task<T> t(w, k, task / (w.runs * w.groups));
+    const TileBox& box = t.box;
+    View<const T> from = in;
+    from.data += box.image * in.stride[0] + group * w.channels * in.stride[1];
+    Pixels<const T> pixels{from.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}};
+    if (in.stride[1] != 1 && w.channels > 1) {
+      for (int i = 0; i < 3; ++i) from.data += box.in_begin[i] * in.stride[2 + i];
+      if (volume(box.in_size)) gather_pixels(k, from, box.in_size, w.channels, box.images, t.at.pixels);
+      pixels = packed_pixels<const T>(t.at.pixels, box.in_size, w.channels, box.in_begin);
+    }
+    const T* group_weights = packed + group * w.blocks * w.block * w.channels * w.weights;
+    const i64 last = std::min(w.blocks, (turn + 1) * w.blocks_per_run);
+    std::vector<PointRows<T>> rows;
+    for (i64 b = turn * w.blocks_per_run; b < last; b += w.blocks_at_once) {
+      const i64 blocks = std::min(w.blocks_at_once, last - b), lanes = blocks * w.block, outputs = std::min(lanes, w.outputs - b * w.block);
+      const i64 channel = group * w.outputs + b * w.block;
+      View<T> to = out;
+      to.data += box.image * out.stride[0] + channel * out.stride[1];
+      const bool direct = out.stride[1] == 1 && outputs == lanes;
+      const Pixels<T> sums = direct ? Pixels<T>{to.data, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}}
+                                    : packed_pixels<T>(t.at.sums, box.out_size, lanes, box.out_begin);
+      for (i64 m = 0; bias && m < lanes; ++m) t.at.bias[m] = m < outputs ? bias[channel + m] : T(0);
+      for (const Winograd::Family& f : w.families) {
+        if (w.families.size() > 1 || b == turn * w.blocks_per_run) t.transform_inputs(f, pixels), rows = t.rows(f);
+        for (i64 i = 0; i < blocks; ++i)
+          for (i64 o = 0; o < f.outs; ++o) {
+            if (!t.any_output(f, o)) continue;
+            t.multiply(rows, f.ins * w.channels, weights_of(w, group_weights, f, b + i, o), bias ? t.at.bias + i * w.block : nullptr);
+            Pixels<T> y = sums;
+            y.data += i * w.block;
+            t.transform_outputs(f, o, y, !w.axis[0].forward && &f != &w.families.front());
+          }
+      }
+      activate_pixels(k, sums, box.out_begin, box.out_size, lanes, box.images, epilogue);
+      if (direct) continue;
+      for (int i = 0; i < 3; ++i) to.data += box.out_begin[i] * out.stride[2 + i];
+      scatter_pixels(k, t.at.sums, box.out_size, lanes, box.images, outputs, to);
+    }
+  });
+}
+
+#define TCONV_WINOGRAD(T)                                                                    \
+  template void pack_weights<T>(const Winograd&, const Kernels<T>&, View<const T>, i64, T*); \
+  template void run<T>(const Winograd&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
+TCONV_WINOGRAD(float)
+TCONV_WINOGRAD(double)
+
+}  // namespace tconv

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stencil of plan.h with fewer multiplications: Winograd's F(m, r) along every axis, inside each stride phase.
+//
+// In a layer of stride s, phase po of an axis has the few taps t = po, po + s, ...: k4 s2, k8 s4, k16 s8 have 2 in every phase, k3 s2 has
+// 2 and 1, k5 s2 has 3 and 2. With positions q counted without the crop, out[s q + po - lo] = sum over j of w[po + s j] x[q - j], all
+// phases of one number of taps read the same inputs, so m positions q are a tile whose transformed inputs serve all of them:
+//
+//   inputs of a tile    k4 s2, m = 3            k3 s2, m = 3                          k5 s2, m = 2
+//   x[q-1 .. q+2]  ->   4 points, 2 phases      4 points, phase 0;  3 copies, phase 1      4 points, phase 0;  3 points, phase 1
+//
+// grad_input turns it round: the phases of dy are inputs, and those of one number of taps add up before the one transform of their outputs.
+// Phases of equal numbers of taps on every axis are a family. For a family and a box of tiles,
+//
+//   V[point][tile][input phase, channel]          from the inputs: lanes over channels
+//   M[tile][point][lane]                          = V x U, row by row through pointers, as in gather.h
+//   U[point][input phase, channel][lane]          transformed weights, for each block of 2 vectors of lanes and output phase
+//   sums[image][output position][lane]            from M; transposed to where the outputs lie once all families are there
+//
+// U is read once a box, V and M stay in a second-level cache. Copied points of a phase with one tap share their weights.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "plan.h"
+
+namespace tconv {
+
+constexpr i64 kRoomBytes = 16 << 10;  // what lies between the transforms along two axes, in the first-level cache
+
+struct Winograd {
+  // `tile` is m, or 0 for the default of each axis. Look at `refusal` first: nothing else is set where it says something.
+  Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads, i64 element_bytes);
+
+  static std::string refusal(const Spec& spec, Direction direction, int tile);
+
+  // Phases of one axis that have the same number of taps.
+  struct Class {
+    i64 taps = 0, points = 0, weights = 0;  // weights: points whose weights differ
+    std::vector<i64> in, out;               // phases read and written
+  };
+  struct Along {
+    i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
+    i64 tile, first, tiles;  // tiles of `tile` positions, from position `first` on
+    std::vector<Class> classes;
+    i64 box;  // tiles of a box
+    bool forward;
+
+    // Kernel element that phase `phase` of the larger side meets at step j of its filter, and where that filter begins to read.
+    i64 element(i64 phase, i64 j, i64 taps) const { return phase + (forward ? out_stride : in_stride) * (forward ? taps - 1 - j : j); }
+    i64 reach(const Class& c) const { return forward ? 1 - c.taps : 0; }
+  };
+  struct Family {
+    const Class* along[3];
+    i64 points, weights, ins, outs;  // products over the axes
+    i64 before;                      // packed weights of a block's earlier families, in units of (channel, lane)
+  };
+
+  Along axis[3];
+  std::vector<Family> families;
+  i64 batch, groups, channels, outputs;
+  i64 terms;                                              // of a part of a sum at most
+  i64 block, blocks;                                      // lanes of a block of outputs, blocks of a group
+  i64 images;                                             // of a box
+  i64 weights;                                            // packed for a channel and a lane
+  i64 blocks_at_once, runs, blocks_per_run;               // blocks whose sums are held together; runs of blocks shared out to threads
+  i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
+  int lanes, threads;
+
+  i64 boxes() const { return ceil_div(batch, images) * around(); }
+  i64 around() const {
+    return ceil_div(axis[0].tiles, axis[0].box) * ceil_div(axis[1].tiles, axis[1].box) * ceil_div(axis[2].tiles, axis[2].box);
+  }
+  i64 weight_elements() const { return groups * blocks * block * channels * weights; }
+
+  // Elements from tile to tile of V and of M, and of each half of what lies between the transforms along two axes.
+  i64 pitch() const { return round_up(depth, 16) | 16; }
+  i64 product_pitch() const { return (points + 1) * block; }
+  i64 room = 0;
+  // What a thread keeps: V, M, sums, inputs, room, one tile's inputs over a border, biases.
+  static constexpr int kParts = 7;
+  std::array<i64, kParts> parts() const {
+    return {points * tiles * pitch(),
+            tiles * product_pitch(),
+            images * out_positions * blocks_at_once * block,
+            images * in_positions * channels,
+            2 * room,
+            room,
+            blocks * block};
+  }
+  i64 workspace() const {
+    i64 total = 0;
+    for (i64 size : parts()) total += round_up(size, 64);
+    return total;
+  }
+
+ private:
+  void make_families();
+  void choose_box(i64 element_bytes);
+};
+
+// Estimated cycles on one thread, to compare with those of the direct kernels; with or without transforming the weights.
+double cycles(const Winograd& plan, bool with_weights);
+
+template <class T>
+void pack_weights(const Winograd& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
+
+template <class T>
+void run(const Winograd& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
+
+}  // namespace tconv

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// Geometry of winograd.h: which tiles, families of phases, boxes; and what they are expected to cost.
+#include <algorithm>
+
+#include "winograd.h"
+
+namespace tconv {
+namespace {
+
+// What a box may take of a core's second-level cache: less where all weights stay there, more where they come from far away; and the
+// fewest tiles worth reading weights for.
+constexpr i64 kFewWeightBytes = 1 << 20, kManyWeightBytes = 24 << 20;
+constexpr i64 kFewInputBytes = 384 << 10, kInputBytes = 768 << 10, kManyInputBytes = 1280 << 10;
+constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12;
+
+// The estimates for direct kernels come out lower than they take, by about this much.
+constexpr double kAgainstDirect = 0.85;
+
+i64 most_taps(const Axis& a) { return ceil_div(a.kernel, a.stride); }
+
+// Tiles of 3 positions where no phase has more than 2 taps, of 2 where one has 3: both take 4 points, and errors grow little.
+i64 tile_of(const Axis& a, int wanted) {
+  const i64 taps = most_taps(a);
+  return taps == 1 ? 1 : wanted ? wanted : taps == 2 ? 3 : 2;
+}
+
+// Phases of an axis by their number of taps: at most two different ones.
+std::vector<Winograd::Class> make_classes(const Winograd::Along& a, i64 stride, bool forward) {
+  std::vector<Winograd::Class> found;
+  for (i64 phase = 0; phase < stride; ++phase) {
+    const i64 taps = ceil_div(a.kernel - phase, stride);
+    if (found.empty() || found.back().taps != taps) {
+      const i64 points = a.tile + taps - 1;
+      found.push_back({taps, points, taps == 1 ? 1 : points, {}, {}});
+    }
+    (forward ? found.back().out : found.back().in).push_back(phase);
+  }
+  for (Winograd::Class& c : found) (forward ? c.in : c.out) = {0};
+  return found;
+}
+
+Winograd::Along make_axis(const Axis& from, bool forward, int wanted) {
+  Winograd::Along a{};
+  a.forward = forward, a.kernel = from.kernel, a.tile = tile_of(from, wanted);
+  a.in_size = forward ? from.size : from.output(), a.out_size = forward ? from.output() : from.size;
+  a.in_stride = forward ? 1 : from.stride, a.out_stride = forward ? from.stride : 1;
+  a.in_lo = forward ? 0 : from.lo, a.out_lo = forward ? from.lo : 0;
+  a.first = floor_div(a.out_lo, a.out_stride);
+  a.tiles = ceil_div(floor_div(a.out_lo + a.out_size - 1, a.out_stride) + 1 - a.first, a.tile);
+  a.classes = make_classes(a, from.stride, forward);
+  return a;
+}
+
+}  // namespace
+
+std::string Winograd::refusal(const Spec& spec, Direction, int tile) {
+  bool any = false;
+  for (const Axis& a : spec.axis) {
+    if (a.dilation != 1 && a.kernel > 1) return "its taps are dilated";
+    if (a.kernel < a.stride) return "a kernel smaller than its stride leaves phases without taps";
+    if (a.stride > 64) return "its strides are longer than 64";
+    const i64 taps = most_taps(a);
+    if (taps > kMaxFilter) return "a stride phase has more than 3 taps";
+    if (taps == 3 && tile == 3) return "F(3, 3) is not among its transforms";
+    any = any || taps > 1;
+  }
+  return any ? "" : "no stride phase has more than 1 tap along an axis";
+}
+
+Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads_, i64 element_bytes)
+    : batch(spec.batch), groups(spec.groups), threads(threads_) {
+  const bool forward = direction == Direction::forward;
+  channels = (forward ? spec.in_channels : spec.out_channels) / groups;
+  outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
+  lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
+  block = kGatherVecs * lanes;
+  blocks = ceil_div(outputs, block);
+  for (int i = 0; i < 3; ++i) axis[i] = make_axis(spec.axis[i], forward, tile);
+  make_families();
+  choose_box(element_bytes);
+  room = std::max(points * std::max(channels, block), kRoomBytes / element_bytes);
+  // Three transforms one after the other would triple the rounding of sums as long as the direct ones.
+  const auto transformed = std::count_if(axis, axis + 3, [](const Along& a) { return a.classes.front().taps > 1; });
+  terms = transformed > 2 ? kTerms / 2 : kTerms;
+  // Blocks are shared out where boxes alone would not feed all threads; a run of blocks transforms the inputs again.
+  const i64 tasks = std::max<i64>(1, boxes() * groups);
+  blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(2 * threads, tasks) : 1));
+  runs = ceil_div(blocks, blocks_per_run);
+  // One family: its inputs stay, and the sums of some blocks go out before the next ones begin. Several: one after the other.
+  blocks_at_once = families.size() > 1 ? blocks_per_run
+                                       : std::clamp<i64>(kSumsBytes / (images * out_positions * block * element_bytes), 1, blocks_per_run);
+}
+
+void Winograd::make_families() {
+  weights = depth = points = 0;
+  for (const Class& d : axis[0].classes)
+    for (const Class& h : axis[1].classes)
+      for (const Class& w : axis[2].classes) {
+        const auto product = [&](auto of) { return i64(of(d)) * i64(of(h)) * i64(of(w)); };
+        Family f{{&d, &h, &w},
+                 product([](const Class& c) { return c.points; }),
+                 product([](const Class& c) { return c.weights; }),
+                 product([](const Class& c) { return c.in.size(); }),
+                 product([](const Class& c) { return c.out.size(); }),
+                 weights};
+        weights += f.weights * f.ins * f.outs;
+        depth = std::max(depth, f.ins * channels), points = std::max(points, f.points);
+        families.push_back(f);
+      }
+}
+
+// Boxes grow from the row outwards, as those of plan.h, until they hold the tiles that the caches have room for.
+void Winograd::choose_box(i64 element_bytes) {
+  i64 inputs = 0, products = 0, sums = block * element_bytes;
+  for (const Family& f : families) {
+    inputs = std::max(inputs, f.points * f.ins * channels * element_bytes);
+    products = std::max(products, f.points * block * element_bytes);
+  }
+  for (const Along& a : axis) sums *= a.tile * a.out_stride;
+  const i64 weight_bytes = weights * channels * blocks * block * element_bytes;
+  const i64 most = weight_bytes <= kFewWeightBytes ? kFewInputBytes : weight_bytes <= kManyWeightBytes / 4 ? kInputBytes : kManyInputBytes;
+  const i64 room = std::max(kFewestTiles, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
+  for (Along& a : axis) a.box = 1;
+  images = 1;
+  axis[2].box = even(axis[2].tiles, room);
+  if (axis[2].box == axis[2].tiles) axis[1].box = even(axis[1].tiles, room / axis[2].box);
+  if (axis[1].box == axis[1].tiles) axis[0].box = even(axis[0].tiles, room / (axis[1].box * axis[2].box));
+  const i64 image = axis[0].box * axis[1].box * axis[2].box;
+  if (around() == 1) images = even(std::max<i64>(batch, 1), room / image);
+  tiles = image * images;
+  in_positions = out_positions = 1;
+  for (const Along& a : axis) {
+    in_positions *= std::min(a.in_size, a.in_stride * (a.box * a.tile + a.classes.front().taps - 1));
+    out_positions *= std::min(a.out_size, a.out_stride * a.box * a.tile);
+  }
+}
+
+// Factors from layers of 64 to 512 channels. The transforms wait for the second-level cache: 10 cycles a vector of inputs and point,
+// 8 a vector of products or outputs; a product costs a tile's row 8 cycles besides its terms.
+double cycles(const Winograd& w, bool with_weights) {
+  const double tiles = double(w.batch) * double(w.axis[0].tiles) * double(w.axis[1].tiles) * double(w.axis[2].tiles);
+  const double vectors = double(ceil_div(w.channels, w.lanes)), blocks = double(w.blocks);
+  double products = 0, transforms = 0, tile = 1, moved_in = double(w.channels), moved_out = double(w.outputs);
+  for (const Winograd::Along& a : w.axis) tile *= double(a.tile), moved_in *= double(a.in_size), moved_out *= double(a.out_size);
+  for (const Winograd::Family& f : w.families) {
+    products += 1.05 * double(f.points * f.outs) * blocks * double(f.ins * w.channels + 8);
+    transforms += 10 * double(f.points * f.ins) * vectors + 8.0 * kGatherVecs * double(f.outs) * blocks * (double(f.points) + tile);
+  }
+  const double weights = double(w.weights * w.channels * w.blocks * w.block),
+               moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
+  // Weights too many for a share of the third-level cache hold everything up.
+  const double read = weights * (w.lanes >= 8 ? 4 : 8) > double(kManyWeightBytes) ? 1.2 : 0.2;
+  const double all = tiles * (products + transforms) + moved + read * double(w.boxes()) * weights + (with_weights ? 1.5 * weights : 0.0);
+  return kAgainstDirect * double(w.groups) * all;
+}
+
+}  // namespace tconv

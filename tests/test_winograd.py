@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Winograd's transforms: values in every geometry they take, refusals with reasons, errors beside the direct kernels', bits, guards."""
+
+import dataclasses
+from itertools import product
+
+import definition
+import numpy as np
+import pytest
+import test_kernels
+from definition import Judge, Problem, assert_same_bits
+
+import tconv
+from tconv import _core
+
+KERNELS = tuple(name for name in tconv.kernels() if name.startswith("winograd"))
+BEST = KERNELS[0].split("_")[1]
+FORMS = [(4, 2), (3, 2), (5, 2), (6, 2), (3, 1), (2, 1), (1, 1), (2, 2), (6, 3), (7, 3), (9, 3), (8, 4), (9, 4), (16, 8)]  # kernel, stride
+forced = pytest.mark.parametrize("kernel", KERNELS)
+
+
+def winograd_problem(seed: int, **fixed) -> Problem:
+    """A small problem that the transforms take: any sizes, crops, channels, groups and layout."""
+    rng = np.random.default_rng([seed, 3])
+    rank = int(rng.choice([1, 2, 2, 3]))
+    most = {1: 30, 2: 8, 3: 4}[rank]
+    while True:
+        size = tuple(int(v) for v in rng.integers(1, most + 1, rank))
+        forms = [FORMS[i] for i in rng.integers(len(FORMS) - 2 * (rank > 1), size=rank)]
+        if any(k > s for k, s in forms) and np.prod([n * k for n, (k, _) in zip(size, forms, strict=True)]) <= 1500:
+            break
+    crop = tuple(definition._random_crop(rng, n, k, s, 1) for n, (k, s) in zip(size, forms, strict=True))
+    groups = int(rng.choice([1, 1, 1, 2]))
+    cin, cout = (groups * int(rng.choice([1, 3, 8, 17, 35])) for _ in range(2))
+    words = {"batch": int(rng.choice([1, 2, 5])), "dtype": str(rng.choice(["float32", "float64"])), "biased": bool(rng.random() < 0.5),
+             "layout": str(rng.choice(["channels_first", "channels_last"]))}  # fmt: skip
+    kernel, stride = zip(*forms, strict=True)
+    return Problem(size, kernel, stride, (1,) * rank, crop, cin=cin, cout=cout, groups=groups, seed=seed, **{**words, **fixed})
+
+
+def check(problem: Problem, kernel: str, **extra) -> None:
+    judge = test_kernels.judge_of(problem)
+    for operator in ("forward", "grad_input"):
+        judge.check(operator, judge.run(operator, tconv, algorithm=kernel, **extra), kernel, mixes=True)
+
+
+# --------------------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("block", range(3))
+@forced
+def test_random_geometries(kernel, block):
+    for seed in range(30_000 + block * 40, 30_000 + (block + 1) * 40):
+        check(winograd_problem(seed), kernel)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("form", FORMS[:6], ids=lambda f: f"k{f[0]}s{f[1]}")
+def test_sizes_around_tiles(form, layout):
+    """Maps of one row, of one column, of every number of partial tiles."""
+    (k, s), crop = form, (1, 1) if form[0] > 2 else (0, 1)
+    for size in [(1, n) for n in range(1, 9)] + [(n, 1) for n in range(2, 9)] + [(2, 3), (7, 7)]:
+        if all((n - 1) * s + k - sum(crop) >= 1 for n in size):
+            check(Problem(size, (k, k), (s, s), (1, 1), (crop, crop), 2, 5, 7, layout=layout, biased=True, seed=size[1]), f"winograd_{BEST}")
+
+
+def test_several_boxes_and_blocks():
+    for p in (Problem((40, 43), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 2, 70, 80, biased=True, seed=1),
+              Problem((33, 20), (3, 3), (2, 2), (1, 1), ((1, 0), (0, 1)), 1, 300, 70, seed=2),
+              Problem((2000,), (5,), (2,), (1,), ((2, 1),), 1, 40, 33, biased=True, seed=3),
+              Problem((9, 10, 11), (3, 3, 3), (1, 1, 1), (1, 1, 1), ((1, 1),) * 3, 1, 20, 24, 2, seed=4)):  # fmt: skip
+        check(p, f"winograd_{BEST}")
+        check(dataclasses.replace(p, layout="channels_last"), f"winograd_{BEST}")
+
+
+def test_an_empty_batch():
+    check(Problem((4, 5), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 0, 4, 6, biased=True), f"winograd_{BEST}")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_an_operator_serves_any_input_size(dtype):
+    base = Problem((5, 6), (4, 3), (2, 2), (1, 1), ((1, 1), (1, 0)), 2, 33, 18, dtype=dtype, biased=True, seed=7)
+    weight = Judge(base)
+    operator = tconv.Operator(weight.w, weight.bias, **base.words, algorithm="winograd")
+    for size, batch in product([(1, 1), (1, 40), (3, 3), (17, 2)], [1, 3]):
+        p = dataclasses.replace(base, size=size, batch=batch)
+        x, _, grad, _ = p.arrays()
+        judge = Judge(p, (x, weight.w, grad, weight.bias))
+        judge.check("forward", operator(x), "Operator", mixes=True)
+        assert_same_bits(operator.T(grad), tconv.conv_transpose_grad_input(grad, weight.w, p.size, **p.words, algorithm="winograd"))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_bit_depends_on_the_number_of_threads(seed):
+    p = winograd_problem(40_000 + seed, batch=7)
+    judge = Judge(p)
+    for operator in ("forward", "grad_input"):
+        results = [judge.run(operator, tconv, algorithm="winograd", threads=n) for n in (1, 2, 3, 8)]
+        for result in results[1:]:
+            assert_same_bits(result, results[0], p)
+
+
+def test_out_is_written_and_nothing_around_it():
+    for seed in range(50_000, 50_030):
+        p = winograd_problem(seed)
+        judge = Judge(p)
+        for operator in ("forward", "grad_input"):
+            shape = judge.run(operator, tconv, algorithm="winograd").shape
+            buffer = np.full([n + 5 for n in shape], -77.0, p.dtype)
+            view = buffer[tuple(slice(2, 2 + n) for n in shape)]
+            judge.check(operator, np.ascontiguousarray(judge.run(operator, tconv, algorithm="winograd", out=view)), "out", mixes=True)
+            view[...] = -77.0
+            assert np.all(buffer == -77.0), p
+
+
+def run_between_fences() -> None:
+    """Every array ends, then begins, at an unreadable page."""
+    for kernel, seed, at_end in product(KERNELS, range(60_000, 60_012), (True, False)):
+        p, fenced = winograd_problem(seed), test_kernels.Fenced()
+        plain = Judge(p)
+        x, grad, w = (fenced.array(a, at_end) for a in (p.arranged(plain.x), p.arranged(plain.grad), plain.w))
+        out, back = (fenced.array(np.zeros_like(a), at_end) for a in (grad, x))
+        bias = None if plain.bias is None else fenced.array(plain.bias, at_end)
+        words = {**p.words, "algorithm": kernel, "threads": 2}
+        plain.check("forward", tconv.conv_transpose(x, w, bias, **words, out=out), kernel, mixes=True)
+        plain.check("grad_input", tconv.conv_transpose_grad_input(grad, w, p.size, **words, out=back), kernel, mixes=True)
+    print("done")
+
+
+def test_no_access_beyond_the_arrays():
+    done = test_kernels.in_a_process("import test_winograd; test_winograd.run_between_fences()")
+    assert done.returncode == 0 and done.stdout == "done\n", f"exit {done.returncode}\n{done.stderr[-2000:]}"
+
+
+# --------------------------------------------------------------------------------------------------------------------------- errors
+
+
+def relative_error(result, exact) -> float:
+    return float(np.sqrt(np.mean((result - exact) ** 2) / np.mean(exact**2)))
+
+
+@pytest.mark.parametrize("channels", [64, 256])
+@pytest.mark.parametrize("form", [(4, 2, (9, 9)), (3, 2, (9, 9)), (5, 2, (8, 8)), (3, 1, (8, 8)), (6, 2, (8, 8)), (8, 4, (40,)), (3, 2, (3, 3, 3)),
+                                  (4, 2, (5, 5, 5)), (3, 1, (6, 6, 6))],
+                         ids=lambda f: f"k{f[0]}s{f[1]}-{len(f[2])}d")  # fmt: skip
+def test_the_error_stays_within_twice_that_of_the_direct_kernels(form, channels):
+    """RMS against float64; the same bound holds for the tiles that "auto" may choose."""
+    k, s, size = form
+    rank = len(size)
+    p = Problem(size, (k,) * rank, (s,) * rank, (1,) * rank, ((1, 1),) * rank, 1, channels, 32, seed=channels)
+    rng = np.random.default_rng(channels)
+    x, w = rng.standard_normal((1, channels, *size), np.float32), rng.standard_normal((channels, 32, *p.kernel), np.float32)
+    exact = tconv.conv_transpose(x.astype(float), w.astype(float), **p.words, algorithm="direct")
+    errors = {name: relative_error(tconv.conv_transpose(x, w, **p.words, algorithm=name), exact) for name in ("direct", "winograd")}
+    assert errors["winograd"] <= 2 * errors["direct"], errors
+
+
+# ----------------------------------------------------------------------------------------------------------------- choice and refusal
+
+
+@pytest.mark.parametrize(("kernel", "words", "method", "reason"), [
+    ((3, 3), {"stride": 2, "dilation": 2}, "winograd", "its taps are dilated"),
+    ((2, 4), {"stride": (3, 2)}, "winograd", "a kernel smaller than its stride leaves phases without taps"),
+    ((4, 4), {"stride": 1}, "winograd", "a stride phase has more than 3 taps"),
+    ((2, 2), {"stride": 2}, "winograd4", "no stride phase has more than 1 tap along an axis"),
+    ((130,), {"stride": 65}, "winograd2", "its strides are longer than 64"),
+])  # fmt: skip
+def test_a_refusal_says_why(kernel, words, method, reason):
+    x, w = np.ones((1, 2, *(4 for _ in kernel)), np.float32), np.ones((2, 3, *kernel), np.float32)
+    y = tconv.conv_transpose(x, w, **words)
+    for call in (lambda: tconv.conv_transpose(x, w, **words, algorithm=method), lambda: tconv.Operator(w, **words, algorithm=method)(x),
+                 lambda: tconv.conv_transpose_grad_input(y, w, **words, algorithm=f"{method}_{BEST}")):  # fmt: skip
+        with pytest.raises(tconv.ArgumentError, match=reason) as caught:
+            call()
+        assert (caught.value.argument, caught.value.value) == ("algorithm", f"{method}_{BEST}")
+
+
+def test_auto_takes_it_where_it_wins_and_direct_never():
+    rng = np.random.default_rng(1)
+    w = rng.standard_normal((256, 128, 4, 4), np.float32)
+    shape = (4, 256, 32, 32)
+    assert tconv.Operator(w, stride=2, padding=1).explain(shape).startswith(f"winograd_{BEST}: ")
+    assert not tconv.Operator(w, stride=2, padding=1, algorithm="direct").explain(shape).startswith("winograd")
+    assert not tconv.Operator(w[:8, :8], stride=2, padding=1).explain((4, 8, 32, 32)).startswith("winograd")
+    kept = f"packed weight {4 * 4 * 16 * 256 * 128} bytes"  # four phases of 16 points
+    assert tconv.Operator(w, stride=2, padding=1, algorithm="winograd").explain(shape).endswith(kept)
+
+
+def test_weights_transformed_for_one_call_count():
+    """Large weights and a small map: an Operator may keep transformed weights that a single call would not pay for."""
+    problem = _core.Problem(1, 512, 512, 1, [8, 8], [3, 3], [1, 1], [1, 1], [(1, 1), (1, 1)], False, True)
+    once, always = (_core.Stencil(problem, True, False, f"auto_{BEST}", 1, pack_always) for pack_always in (False, True))
+    assert once.why != always.why
+    assert not always.kernel.startswith("winograd")
