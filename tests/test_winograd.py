@@ -61,7 +61,9 @@ def test_sizes_around_tiles(form, layout):
     (k, s), crop = form, (1, 1) if form[0] > 2 else (0, 1)
     for size in [(1, n) for n in range(1, 9)] + [(n, 1) for n in range(2, 9)] + [(2, 3), (7, 7)]:
         if all((n - 1) * s + k - sum(crop) >= 1 for n in size):
-            check(Problem(size, (k, k), (s, s), (1, 1), (crop, crop), 2, 5, 7, layout=layout, biased=True, seed=size[1]), f"winograd_{BEST}")
+            check(
+                Problem(size, (k, k), (s, s), (1, 1), (crop, crop), 2, 5, 7, layout=layout, biased=True, seed=size[1]), f"winograd_{BEST}"
+            )
 
 
 def test_several_boxes_and_blocks():

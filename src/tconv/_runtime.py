@@ -90,7 +90,7 @@ def kernel_for(algorithm: str) -> str:
     if algorithm in names:
         return algorithm
     rule = "is not run by this processor" if algorithm in _names(True) else "is not known"
-    raise ArgumentError("algorithm", algorithm, f'{rule}; choose one of {", ".join((*_core.methods(), *names))}')
+    raise ArgumentError("algorithm", algorithm, f"{rule}; choose one of {', '.join((*_core.methods(), *names))}")
 
 
 def config() -> dict[str, Any]:
