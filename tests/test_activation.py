@@ -12,8 +12,8 @@ import definition
 import ml_dtypes
 import numpy as np
 import pytest
-from definition import Judge, random_problem
-from test_kernels import KERNELS, LARGER
+from definition import Judge, Problem, random_problem
+from test_kernels import LARGER
 from test_operators import LAYERS, by_line, inner_views
 
 import tconv
@@ -22,7 +22,9 @@ NAMES = ("relu", "leaky_relu", "tanh", "sigmoid")
 DTYPES = ("float64", "float32", "float16", ml_dtypes.bfloat16)
 ULPS = 3  # of tanh and sigmoid; see src/core/activate.h
 named = pytest.mark.parametrize("name", NAMES)
-forced = pytest.mark.parametrize("kernel", KERNELS)
+ANYTHING = ("auto", "direct", "positions", "channels")  # methods that compute every problem
+forced = pytest.mark.parametrize("kernel", [name for name in tconv.kernels() if name.split("_")[0] in ANYTHING])
+picky = pytest.mark.parametrize("kernel", [name for name in tconv.kernels() if name.split("_")[0] not in ANYTHING])
 
 
 def function(name, y, slope=0.01):
@@ -112,6 +114,30 @@ def test_every_element_once(kernel, problem):
         plain = judge.run("forward", tconv, algorithm=kernel, threads=threads)
         for name in NAMES:
             assert_function_of(name, plain, judge.run("forward", tconv, algorithm=kernel, threads=threads, **words_of(name)))
+
+
+PAIRS = [((19, 21), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1))), ((12, 9), (4, 6), (2, 2), (1, 1), ((1, 1), (2, 2))),
+         ((9, 70), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))]  # fmt: skip
+
+
+@pytest.mark.parametrize("geometry", PAIRS, ids=str)
+@picky
+def test_methods_that_do_not_compute_everything(kernel, geometry):
+    """Depthwise kernels want groups of one channel that are adjacent, Winograd's two or three taps a phase."""
+    depthwise = kernel.startswith("depthwise")
+    computed = 0
+    for layout, dtype, threads in product(["channels_first", "channels_last"], ["float32", "float64"], [1, 3]):
+        channels = (37, 37, 37) if depthwise else (20, 24, 1)
+        judge = Judge(Problem(*geometry, 2, *channels, dtype, layout, biased=True, seed=5))
+        try:
+            plain = judge.run("forward", tconv, algorithm=kernel, threads=threads)
+        except tconv.ArgumentError as error:
+            assert error.argument == "algorithm"
+            continue
+        computed += 1
+        for name in NAMES:
+            assert_function_of(name, plain, judge.run("forward", tconv, algorithm=kernel, threads=threads, **words_of(name)))
+    assert computed >= (4 if depthwise else 8 if kernel.startswith("winograd_") else 0)
 
 
 @forced

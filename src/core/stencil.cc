@@ -248,8 +248,9 @@ class Writer {
       : p_(plan), k_(kernels), after_(epilogue), out_(out), stream_(stream) {}
 
   // Takes over a strip's sums, of so many channels from `channel` on.
-  void begin(const OutputRow* rows, const OutputRow* end, T* sums, i64 channel, i64 outputs) {
+  void begin(const OutputRow* rows, const OutputRow* end, T* sums, i64 channel, i64 outputs, const Unit& unit, const Strip& strip) {
     rest();
+    leads_ = i64(unit.leads.size()), lanes_ = strip.vectors * k_.lanes;
     row_ = first_ = rows, end_ = end, sums_ = sums, outputs_ = outputs;
     bias_ = after_.bias ? after_.bias + channel : nullptr;
     to_ = out_.data + channel * out_.stride[1];
@@ -268,31 +269,34 @@ class Writer {
 
  private:
   void step() {
+    if (row_ == first_ && after_.activation != Activation::none) activate();
     transposed_ ? write_phase(row_->segment, part_) : write_channel(row_->segment, part_);
     if (++row_ == end_ && ++part_ < parts_) row_ = first_;
   }
 
   void write_channel(const Segment& s, i64 m) {
     const T* phases[kPhaseMost];
-    for (i64 p = 0; p < s.run; ++p) phases[p] = activated(p, m);
-    write_piece(s, k_, phases, bias_ && !active() ? bias_[m] : T(0), to_ + row_->to + m * out_.stride[1], out_.stride[4], stream_);
+    for (i64 p = 0; p < s.run; ++p) phases[p] = sums_ + row_->sums + (p * p_.block + m) * p_.pitch;
+    write_piece(s, k_, phases, bias_ && after_.activation == Activation::none ? bias_[m] : T(0), to_ + row_->to + m * out_.stride[1],
+                out_.stride[4], stream_);
   }
 
   void write_phase(const Segment& s, i64 phase) {
     const Inside in(s.base + phase, s.stride, s.size, s.count);
-    for (i64 m = 0; active() && m < outputs_; ++m) activated(phase, m);
     k_.transpose(sums_ + row_->sums + phase * p_.block * p_.pitch + in.begin, p_.pitch,
                  to_ + row_->to + (s.base + phase + in.begin * s.stride) * out_.stride[4], out_.stride[4] * s.stride, outputs_,
-                 in.end - in.begin, active() ? nullptr : bias_);
+                 in.end - in.begin, after_.activation == Activation::none ? bias_ : nullptr);
   }
 
-  // The sums of one phase and channel of this piece: no other step reads them, so they are activated once, where they lie.
-  const T* activated(i64 phase, i64 m) {
-    T* sums = sums_ + row_->sums + (phase * p_.block + m) * p_.pitch;
-    if (active()) k_.activate(sums, row_->segment.count, bias_ ? bias_[m] : T(0), after_.activation, after_.slope);
-    return sums;
+  // All sums of a channel, or of a phase where channels are adjacent, for the whole strip, gaps included: their rows are written next.
+  void activate() {
+    const i64 run = row_->segment.run;
+    for (i64 lead = 0; lead < leads_; ++lead)
+      for (i64 i = 0; i < (transposed_ ? outputs_ : run); ++i) {
+        const i64 phase = lead * run + (transposed_ ? part_ : i), m = transposed_ ? i : part_;
+        k_.activate(sums_ + (phase * p_.block + m) * p_.pitch, lanes_, bias_ ? bias_[m] : T(0), after_.activation, after_.slope);
+      }
   }
-  bool active() const { return after_.activation != Activation::none; }
 
   const Plan& p_;
   const Kernels<T>& k_;
@@ -303,7 +307,7 @@ class Writer {
   const OutputRow *first_ = nullptr, *row_ = nullptr, *end_ = nullptr;
   const T* bias_ = nullptr;
   T *sums_ = nullptr, *to_ = nullptr;
-  i64 outputs_ = 0, part_ = 0, parts_ = 0, steps_ = 0;
+  i64 outputs_ = 0, part_ = 0, parts_ = 0, steps_ = 0, leads_ = 0, lanes_ = 0;
 };
 
 // Sums of one unit for a strip; meanwhile another strip is written.
@@ -420,7 +424,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
             if (row < end) {
               T* fresh = sums + (odd ? unit_rows * p.pitch : 0);
               multiply(p, k, p.units[u], panel, strip, b, packed + first * p.channels * p.weights, fresh, writer);
-              writer.begin(row, end, fresh, first, outputs);
+              writer.begin(row, end, fresh, first, outputs, p.units[u], strip);
               odd = !odd;
             }
             row = end;
