@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from definition import Judge, Problem, random_problem
-from test_kernels import LARGER
+from test_kernels import KERNELS, LARGER
 from test_operators import LAYERS, by_line, inner_views
 
 import tconv
@@ -22,9 +22,8 @@ NAMES = ("relu", "leaky_relu", "tanh", "sigmoid")
 DTYPES = ("float64", "float32", "float16", ml_dtypes.bfloat16)
 ULPS = 3  # of tanh and sigmoid; see src/core/activate.h
 named = pytest.mark.parametrize("name", NAMES)
-ANYTHING = ("auto", "direct", "positions", "channels")  # methods that compute every problem
-forced = pytest.mark.parametrize("kernel", [name for name in tconv.kernels() if name.split("_")[0] in ANYTHING])
-picky = pytest.mark.parametrize("kernel", [name for name in tconv.kernels() if name.split("_")[0] not in ANYTHING])
+forced = pytest.mark.parametrize("kernel", KERNELS)
+picky = pytest.mark.parametrize("kernel", [name for name in tconv.kernels() if name not in KERNELS])
 
 
 def function(name, y, slope=0.01):

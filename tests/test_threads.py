@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from definition import OPERATORS, Judge, Problem, assert_same_bits, random_problem
 
+from test_kernels import KERNELS
+
 import tconv
 
 LAYERS = [
@@ -54,7 +56,7 @@ def test_the_same_bits_on_random_geometries():
                 assert_same_bits(judge.run(operator, tconv, threads=threads), alone, f"{operator} threads={threads} {judge.problem}")
 
 
-@pytest.mark.parametrize("kernel", [name for name in tconv.kernels() if not name.startswith("winograd")])  # those: test_winograd.py
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_the_same_bits_from_every_kernel(kernel):
     for judge in map(Judge, (*LAYERS[:2], LAYERS[6], LAYERS[7])):
         for operator in OPERATORS:

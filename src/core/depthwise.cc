@@ -10,7 +10,7 @@ namespace {
 
 constexpr i64 kRowBytes = 32 << 10;  // of output a task, at least
 
-// The input that an output reads through a tap; inside() tells whether there is one.
+// The input that an output reads through a tap; reads() tells whether there is one.
 i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
   return a.in_stride * ((output + a.out_lo - tap.out_phase) / a.out_stride - tap.shift) + tap.in_phase - a.in_lo;
 }
@@ -48,6 +48,33 @@ struct Operands {
   }
 };
 
+// An array with adjacent channels: a view of it, or a copy when its strides spread them.
+template <class T>
+struct Adjacent {
+  std::vector<std::remove_const_t<T>> copy;
+  View<T> view, original;
+  i64 extent[5];
+
+  Adjacent(const View<T>& v, i64 batch, i64 channels, i64 d, i64 h, i64 w) : view(v), original(v), extent{batch, channels, d, h, w} {
+    if (v.stride[1] == 1) return;
+    copy.resize(std::size_t(batch * d * h * w * channels));
+    view = {copy.data(), {d * h * w * channels, 1, h * w * channels, w * channels, channels}};
+  }
+  // Calls f(element of the copy, element of the original) for all of them.
+  template <class F>
+  void each(F f) {
+    if (copy.empty()) return;
+    auto at = copy.begin();
+    for (i64 n = 0; n < extent[0]; ++n)
+      for (i64 d = 0; d < extent[2]; ++d)
+        for (i64 h = 0; h < extent[3]; ++h)
+          for (i64 w = 0; w < extent[4]; ++w)
+            for (i64 c = 0; c < extent[1]; ++c)
+              f(*at++, original.data[n * original.stride[0] + c * original.stride[1] + d * original.stride[2] + h * original.stride[3] +
+                                     w * original.stride[4]]);
+  }
+};
+
 }  // namespace
 
 Depthwise::Depthwise(const Spec& spec, Direction direction, int threads_)
@@ -73,7 +100,8 @@ double cycles(const Depthwise& p, int lanes) {
   const double outputs = double(p.batch) * double(p.axis[0].out_size) * double(p.axis[1].out_size) * double(p.axis[2].out_size);
   double each = 1;
   for (const StencilAxis& a : p.axis) each *= double(a.taps.size()) / double(std::max<i64>(1, std::min(a.out_stride, a.kernel)));
-  return outputs * double(ceil_div(p.channels, lanes)) * (1.5 * each + 6);
+  const i64 vectors = p.channels < lanes ? p.channels : ceil_div(p.channels, lanes);
+  return outputs * double(vectors) * (1.5 * each + 6);
 }
 
 template <class T>
@@ -85,8 +113,11 @@ void pack_weights(const Depthwise& p, const Kernels<T>&, View<const T> weight, i
           *packed++ = weight.data[c * group_stride + d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]];
 }
 
+namespace {
+
 template <class T>
-void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
+void run_adjacent(const Depthwise& p, const Kernels<T>& k, const View<const T>& in, const T* packed, const Epilogue<T>& epilogue,
+                  const View<T>& out) {
   const i64 rows = p.axis[0].out_size * p.axis[1].out_size;
   const i64 at_once = std::max<i64>(1, kRowBytes / (p.axis[2].out_size * p.channels * i64(sizeof(T))));
   const i64 chunks = ceil_div(rows, at_once);
@@ -111,6 +142,18 @@ void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* pac
       }
     }
   });
+}
+
+}  // namespace
+
+template <class T>
+void run(const Depthwise& p, const Kernels<T>& k, View<const T> x, const T* packed, const Epilogue<T>& epilogue, View<T> y) {
+  const StencilAxis* a = p.axis;
+  Adjacent<const T> inputs(x, p.batch, p.channels, a[0].in_size, a[1].in_size, a[2].in_size);
+  Adjacent<T> outputs(y, p.batch, p.channels, a[0].out_size, a[1].out_size, a[2].out_size);
+  inputs.each([](T& copy, const T& original) { copy = original; });
+  run_adjacent(p, k, inputs.view, packed, epilogue, outputs.view);
+  outputs.each([](const T& copy, T& original) { original = copy; });
 }
 
 #define TCONV_DEPTHWISE(T)                                                                    \

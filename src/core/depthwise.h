@@ -37,7 +37,7 @@ double cycles(const Depthwise& plan, int lanes);
 template <class T>
 void pack_weights(const Depthwise& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
-// Channels of `in` and `out` are adjacent.
+// Arrays whose channels are not adjacent are copied.
 template <class T>
 void run(const Depthwise& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
 

@@ -266,6 +266,7 @@ void depthwise(T* y, i64 y_step, const T* const* x, i64 x_step, const T* const* 
     i64 c = 0;
     for (; c + 4 * N <= channels; c += 4 * N) depthwise_block<4>(y, x, at, w, taps, c, bias, vec{});
     for (; c + N <= channels; c += N) depthwise_block<1>(y, x, at, w, taps, c, bias, vec{});
+    if (c < channels && channels >= N) c = channels - N, depthwise_block<1>(y, x, at, w, taps, c, bias, vec{}), c += N;  // some again
     for (; c < channels; ++c) depthwise_block<1>(y, x, at, w, taps, c, bias, T(0));
   }
 }
