@@ -27,6 +27,7 @@ from tconv import Spec
 from tconv._bench import machine
 from tconv._bench.layer import Layer
 from tconv._bench.progress import Progress
+from tconv._why import explain
 
 from . import checkout, layers
 from .store import Store
@@ -84,9 +85,10 @@ def measure(problem: str, call: str, threads: int) -> dict[str, int]:
 
 def child(problem: str, call: str, threads: int) -> dict[str, int]:
     """In the process of its own."""
-    _prepared(Spec.parse(WARM), call, threads)[0]()
-    run, weight, words = _prepared(Spec.parse(problem), call, threads)
-    return {"peak": rise(run), "packed": _packed(weight, words, Spec.parse(problem))}
+    _prepared(Spec.parse(WARM), call, threads)()
+    spec = Spec.parse(problem)
+    packed = explain(spec, threads=threads, kept=call == "Operator").weight_bytes
+    return {"peak": rise(_prepared(spec, call, threads)), "packed": packed}
 
 
 def rise(run: Callable[[], object]) -> int:
@@ -106,22 +108,14 @@ def rise(run: Callable[[], object]) -> int:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
 
 
-def _prepared(spec: Spec, call: str, threads: int) -> tuple[Callable[[], object], Any, dict[str, Any]]:
-    """A call with all its arrays touched, the weight, and tconv's words for the layer."""
+def _prepared(spec: Spec, call: str, threads: int) -> Callable[[], object]:
+    """A call with all its arrays touched."""
     x, w = Layer(str(spec), spec).arrays()
     out = np.ones(spec.output_shape, np.float32)
     words: dict[str, Any] = {"stride": spec.stride, "padding": spec.crop, "dilation": spec.dilation, "groups": spec.groups}
     if call == "Operator":
-        operator = tconv.Operator(w, threads=threads, **words)
-        return partial(operator, x, out=out), operator.weight, words
-    return partial(tconv.conv_transpose, x, w, out=out, threads=threads, **words), w, words
-
-
-def _packed(weight: Any, words: dict[str, Any], spec: Spec) -> int:
-    """The bytes of the packed weight; an operator of our own tells, after the measurement, where one more disturbs nothing."""
-    operator = tconv.Operator(weight, threads=1, **words)
-    operator(np.zeros(spec.input_shape, np.float32))
-    return sum(array.nbytes for array in operator._packed.values())
+        return partial(tconv.Operator(w, threads=threads, **words), x, out=out)
+    return partial(tconv.conv_transpose, x, w, out=out, threads=threads, **words)
 
 
 def _give_back() -> None:

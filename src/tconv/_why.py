@@ -69,13 +69,14 @@ class Why:
         yield from (f"{name:<{width}}{value}" for name, value in rows.items())
 
 
-def explain(spec: Spec, dtype: str = "float32", layout: str = "channels_first", threads: int | None = None, algorithm: str = "auto") -> Why:
-    """The choice for one forward layer, made as `Operator` makes it."""
+def explain(spec: Spec, dtype: str = "float32", layout: str = "channels_first", threads: int | None = None, algorithm: str = "auto", *,
+            kept: bool = True) -> Why:  # fmt: skip
+    """The choice for one forward layer, made as `Operator` makes it, or where the packed weight is not `kept`, as `conv_transpose` does."""
     _problem.check_layout(layout)
     allowed = thread_count(threads)
     computed = np.dtype(np.float64 if dtype == "float64" else np.float32)
     problem = _problem.Problem(spec, layout, True)
-    return why(prepare(problem, True, computed, kernel_for(algorithm), allowed, pack_always=False), computed, dtype, allowed)
+    return why(prepare(problem, True, computed, kernel_for(algorithm), allowed, pack_always=not kept), computed, dtype, allowed)
 
 
 def why(prepared: Prepared, computed: np.dtype[Any], dtype: str, allowed: int) -> Why:
