@@ -362,7 +362,11 @@ def test_why_a_kernel_was_chosen() -> None:
     method, isa = facts["kernel"].split("_")
     assert method == least["method"] and f"auto_{isa}" == tconv.kernels()[0]
     assert facts["macs"] == tconv.Spec.parse(line).macs and facts["limit_cycles"] == facts["macs"] / (2 * facts["lanes"])
-    assert all(c["of_limit"] == pytest.approx(facts["limit_cycles"] / c["cycles"]) and c["of_limit"] > 0 for c in facts["candidates"] if c["cycles"])
+    assert all(
+        c["of_limit"] == pytest.approx(facts["limit_cycles"] / c["cycles"]) and c["of_limit"] > 0
+        for c in facts["candidates"]
+        if c["cycles"]
+    )
     assert facts["threads_allowed"] == 2 and 1 <= facts["threads"] <= 2 and facts["workspace_bytes"] > 0
     text = succeeds("info", "--why", *line.split(), "--threads", "2").splitlines()
     assert text[0] == f"{line}, float32, channels_first" and f"{'kernel':<15}{facts['kernel']}" in text

@@ -18,7 +18,12 @@ from definition import OPERATORS, Judge, Problem, random_problem
 import tconv
 from tconv import _core
 
-ANYTHING = ("auto", "direct", "positions", "channels")  # methods that compute every problem; for others: test_winograd.py, test_depthwise.py
+ANYTHING = (
+    "auto",
+    "direct",
+    "positions",
+    "channels",
+)  # methods that compute every problem; for others: test_winograd.py, test_depthwise.py
 KERNELS = tuple(name for name in tconv.kernels() if name.split("_")[0] in ANYTHING)
 WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129)
 GEOMETRIES = [((2,), (3,), ((0, 0),)), ((3,), (3,), ((0, 0),)), ((4,), (2,), ((1, 1),)), ((3,), (1,), ((1, 1),)), ((5,), (2,), ((7, -6),))]

@@ -11,7 +11,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from definition import OPERATORS, Judge, Problem, assert_same_bits, random_problem
-
 from test_kernels import KERNELS
 
 import tconv

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from definition import OPERATORS, Judge, Problem, assert_same_bits, random_problem
-
 from test_kernels import KERNELS
 
 import tconv
