@@ -16,7 +16,7 @@ from . import _torch_core as core
 from . import _torch_native as native
 from . import _torch_ops as ops
 from . import conventions
-from ._functional import key
+from ._functional import key as hashable
 from ._operator import large_enough
 from ._spec import ArgumentError, Spec, is_single
 
@@ -26,7 +26,10 @@ _TRACED = (FakeTensor, FunctionalTensor)
 
 
 class Words(NamedTuple):
-    """The arguments of PyTorch's functions, in its order; `padding` may also be a string or hold (lo, hi) pairs."""
+    """The arguments of PyTorch's functions, in its order; `padding` may also be a string or hold (lo, hi) pairs.
+
+    Calls hand them on as the bare tuple, which is made ten times as fast.
+    """
 
     stride: Any = 1
     padding: Any = 0
@@ -55,38 +58,87 @@ class Geometry(NamedTuple):
         return self._replace(crop=tuple(n - m for n, m in zip(self.crop, more, strict=True)))
 
 
+class Prepared(NamedTuple):
+    """A call that nobody watches: its geometry, whether x lacks the batch, and the core's plan for a channels-first and -last x or w."""
+
+    geometry: Geometry
+    single: bool
+    plans: tuple[core.Plan, core.Plan]
+
+
+def functional(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, *words: Any) -> Tensor:
+    """`transposed` in words as a user gives them: they become words that can be looked up, without lists or a 1.0 taken for a 1."""
+    if not (torch.compiler.is_compiling() or all(type(word) is int for word in words)):
+        try:
+            words = tuple(hashable(name, word) for name, word in zip(Words._fields, words, strict=True))
+        except ArgumentError:
+            if Words(*words).are_torch:
+                return native.UP[rank](x, w, bias, *words)
+            raise
+    return transposed(rank, x, w, bias, words)
+
+
 @torch.fx.wrap  # a tracer of torch.fx records the call as it is, as it does with PyTorch's functions
-def transposed(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: Words, extra: Sequence[int] | None = None,
+def transposed(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], extra: tuple[int, ...] | None = None,
                frozen: bool = False) -> Tensor:  # fmt: skip
     """The layer: x (N, Cin, *I) or (Cin, *I), w (Cin, Cout / groups, *kernel), bias (Cout,) -> (N, Cout, *O) or (Cout, *O).
 
     `extra` outputs at the end take the place of output_padding. What the core does not compute is left to PyTorch, and so are errors
     in PyTorch's own words.
     """
+    if torch.compiler.is_compiling() or ops.watched(x, w) or torch.is_autocast_enabled("cpu"):
+        return _watched(rank, x, w, bias, words, extra)
+    if not (x.is_cpu and w.is_cpu and x.layout is w.layout is torch.strided and (bias is None or bias.is_cpu)):
+        return _by_torch(rank, x, w, bias, words, extra)
+    kinds = (x.dtype, w.dtype) if bias is None else (x.dtype, w.dtype, bias.dtype)
+    prepared = _prepared(rank, x.shape, w.shape, None if bias is None else bias.shape, kinds, words, extra, torch.get_num_threads())
+    if prepared is None:
+        return _by_torch(rank, x, w, bias, words, extra)
+    if prepared.single:
+        x = x[None]
+    if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)):
+        y = ops.conv_transpose.function.apply(x, w, bias, *prepared.geometry)
+    else:
+        y = core.run(prepared.plans[core.is_last(x) or core.is_last(w)], x, w, bias, frozen)
+    return y[0] if prepared.single else y
+
+
+@lru_cache(maxsize=512)
+def _prepared(rank: int, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int, ...] | None, kinds: tuple[torch.dtype, ...],
+              words: tuple[Any, ...], extra: tuple[int, ...] | None, threads: int) -> Prepared | None:  # fmt: skip
+    """The call of these shapes and dtypes, or None where it is PyTorch's to compute or to refuse."""
+    if len(set(kinds)) != 1 or kinds[0] not in core.SUMMED or len(w) != rank + 2 or len(x) - rank not in (1, 2):
+        return None
+    try:
+        geometry = _geometry(w[2:], Words(*words), extra)
+        batch = (1, *x) if len(x) == rank + 1 else tuple(x)
+        first, last = (core.plan(True, batch, tuple(w), bias, kinds[0], last, *geometry, threads) for last in (False, rank > 1))
+    except ArgumentError:
+        if Words(*words).are_torch:
+            return None
+        raise
+    return Prepared(geometry, len(x) == rank + 1, (first, last))
+
+
+def _watched(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], extra: Sequence[int] | None) -> Tensor:
+    """The call by way of PyTorch's dispatcher, under a compiler, a transform, a mode or autocast."""
     if torch.is_autocast_enabled("cpu"):
         x, w, bias = _autocast(x), _autocast(w), None if bias is None else _autocast(bias)
     if not _ours(rank, x, w, bias):
         return _by_torch(rank, x, w, bias, words, extra)
+    geometry = _meaning(w, words, extra)
     single = x.ndim == rank + 1
-    try:
-        geometry = _meaning(w, words, extra)
-        if frozen and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or ops.watched(x, w)):
-            y = core.forward(x[None] if single else x, w, bias, *geometry, frozen=True)
-        else:
-            y = ops.conv_transpose(x[None] if single else x, w, bias, *geometry)
-    except ArgumentError:
-        if words.are_torch:
-            return _by_torch(rank, x, w, bias, words, extra)
-        raise
+    y = ops.conv_transpose(x[None] if single else x, w, bias, *geometry)
     return y[0] if single else y
 
 
-def to_size(x: Tensor, w: Tensor, words: Words, output_size: Sequence[int]) -> Words:
+def to_size(x: Tensor, w: Tensor, words: tuple[Any, ...], output_size: Sequence[int]) -> tuple[Any, ...]:
     """Our own words made to give an output size, as pairs of the crop; an `output_size` may start as x.size() does."""
     rank = w.ndim - 2
     sizes, asked = tuple(int(n) for n in x.shape[-rank:]), tuple(int(n) for n in output_size[-rank:])
-    spec = Spec.build(sizes, tuple(w.shape[2:]), stride=words.stride, padding=words.padding, dilation=words.dilation, output_size=asked)
-    return words._replace(padding=spec.crop, output_padding=0)
+    own = Words(*words)
+    spec = Spec.build(sizes, tuple(w.shape[2:]), stride=own.stride, padding=own.padding, dilation=own.dilation, output_size=asked)
+    return tuple(own._replace(padding=spec.crop, output_padding=0))
 
 
 def _ours(rank: int, x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
@@ -102,7 +154,7 @@ def _ours(rank: int, x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
 
 def _foreign(x: Tensor, w: Tensor) -> bool:
     """Whether a call that is watched is beyond our operators: derivatives forwards, tensors that stand for more than themselves."""
-    kinds = [key.key() for key in torch._C._functorch.get_interpreter_stack() or ()]
+    kinds = [layer.key() for layer in torch._C._functorch.get_interpreter_stack() or ()]
     if forward_ad._current_level >= 0 or torch._C._functorch.TransformType.Jvp in kinds:
         return True
     return any(type(t) not in ops.PLAIN and not isinstance(t, _TRACED) for t in (x, w))
@@ -114,30 +166,29 @@ def _autocast(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype("cpu")) if eligible else tensor
 
 
-def _by_torch(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: Words, extra: Sequence[int] | None) -> Tensor:
-    if words.are_torch:
+def _by_torch(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], extra: Sequence[int] | None) -> Tensor:
+    if Words(*words).are_torch:
         stride, padding, output_padding, groups, dilation = words
         return native.UP[rank](x, w, bias, stride, padding, output_padding if extra is None else extra, groups, dilation)
     return native.forward(x, w, bias, *_meaning(w, words, extra))
 
 
-def _meaning(w: Tensor, words: Words, extra: Sequence[int] | None) -> Geometry:
-    if torch.compiler.is_compiling():
-        geometry = _constant_geometry(tuple(int(k) for k in w.shape[2:]), *words)
-    else:
-        geometry = _geometry(w.shape[2:], *(key("", value) for value in words))
+def _meaning(w: Tensor, words: tuple[Any, ...], extra: Sequence[int] | None) -> Geometry:
+    """The geometry that words mean for a weight; `extra` outputs may be symbols of a compiler."""
+    kernel = tuple(int(k) for k in w.shape[2:])
+    geometry = Geometry(*_constant(kernel, *words)) if torch.compiler.is_compiling() else _geometry(kernel, Words(*words))
     return geometry if extra is None else geometry.longer(extra)
 
 
-@lru_cache(maxsize=512)
-def _geometry(kernel: tuple[int, ...], stride: Any, padding: Any, output_padding: Any, groups: Any, dilation: Any) -> Geometry:
+def _geometry(kernel: tuple[int, ...], words: Words, extra: Sequence[int] | None = None) -> Geometry:
     """The geometry, by way of a spec of some input size, on which it does not depend; ArgumentError for words without a meaning."""
-    words = Words(stride, padding, output_padding, groups, dilation)
     read = (lambda **w: conventions.torch(**w).spec) if words.are_torch else Spec.build
-    spec = read(input_size=large_enough(padding, stride, len(kernel)), kernel_size=tuple(kernel), in_channels=groups, out_channels=groups,
-                **words._asdict())  # fmt: skip
-    return Geometry(spec.stride, tuple(n for pair in spec.crop for n in pair), spec.dilation, spec.groups)
+    spec = read(input_size=large_enough(words.padding, words.stride, len(kernel)), kernel_size=tuple(kernel), in_channels=words.groups,
+                out_channels=words.groups, **words._asdict())  # fmt: skip
+    geometry = Geometry(spec.stride, tuple(n for pair in spec.crop for n in pair), spec.dilation, spec.groups)
+    return geometry if extra is None else geometry.longer(extra)
 
 
-# A compiler need not look into it: it depends on no tensor.
-_constant_geometry = torch.compiler.assume_constant_result(lambda kernel, *words: _geometry(kernel, *(key("", v) for v in words)))
+@torch.compiler.assume_constant_result  # a compiler need not look into it: it depends on no tensor
+def _constant(kernel: tuple[int, ...], *words: Any) -> tuple[Any, ...]:
+    return tuple(_geometry(kernel, Words(*words)))

@@ -31,32 +31,30 @@ _NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float6
 
 
 class Plan(NamedTuple):
-    """The core's plan of one call, what the order of its packed weights depends on, and the shape of its result."""
+    """A call of the layer or of its input gradient, planned: everything that depends on shapes, dtype and format alone."""
 
     stencil: _core.Stencil
-    order: tuple[Any, ...]
-    shape: tuple[int, ...]
+    order: tuple[Any, ...]  # what the order of the packed weight depends on
+    shape: tuple[int, ...]  # of the result
+    dtype: torch.dtype  # of the computation
+    last: bool  # channels last
 
 
-def forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Sequence[int], crop: Sequence[int], dilation: Sequence[int], groups: int,
-            frozen: bool = False) -> Tensor:  # fmt: skip
-    """The layer: x (N, Cin, *I), w (Cin, Cout / groups, *k), bias (Cout,) -> (N, Cout, *O), channels-last where x or w is.
-
-    `frozen`: nobody writes to w behind PyTorch's back, so that its packed copy need not be compared with it.
-    """
-    last, dtype = is_last(x) or is_last(w), SUMMED[x.dtype]
-    plan = _plan(True, x.shape, w.shape, None if bias is None else bias.shape, dtype, last, tuple(stride), tuple(crop), tuple(dilation),
-                 groups, torch.get_num_threads())  # fmt: skip
-    return _stencil(plan, x, w, bias, last, dtype, frozen)
+def forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Sequence[int], crop: Sequence[int], dilation: Sequence[int],
+            groups: int) -> Tensor:  # fmt: skip
+    """The layer: x (N, Cin, *I), w (Cin, Cout / groups, *k), bias (Cout,) -> (N, Cout, *O), channels-last where x or w is."""
+    chosen = plan(True, x.shape, w.shape, None if bias is None else bias.shape, x.dtype, is_last(x) or is_last(w), tuple(stride),
+                  tuple(crop), tuple(dilation), groups, torch.get_num_threads())  # fmt: skip
+    return run(chosen, x, w, bias)
 
 
 def grad_input(grad: Tensor, w: Tensor, size: Sequence[int], stride: Sequence[int], crop: Sequence[int], dilation: Sequence[int],
                groups: int) -> Tensor:  # fmt: skip
     """The gradient by x: grad (N, Cout, *O), w (Cin, Cout / groups, *k) -> (N, Cin, *size)."""
-    last, dtype = is_last(grad) or is_last(w), SUMMED[grad.dtype]
     shape = (grad.shape[0], w.shape[0], *size)
-    plan = _plan(False, shape, w.shape, None, dtype, last, tuple(stride), tuple(crop), tuple(dilation), groups, torch.get_num_threads())
-    return _stencil(plan, grad, w, None, last, dtype, False)
+    chosen = plan(False, shape, w.shape, None, grad.dtype, is_last(grad) or is_last(w), tuple(stride), tuple(crop), tuple(dilation), groups,
+                  torch.get_num_threads())  # fmt: skip
+    return run(chosen, grad, w, None)
 
 
 def grad_weight(x: Tensor, grad: Tensor, size: Sequence[int], stride: Sequence[int], crop: Sequence[int], dilation: Sequence[int],
@@ -83,10 +81,17 @@ def memory_format(rank: int, last: bool) -> torch.memory_format:
     return _LAST[rank + 2] if last else torch.contiguous_format
 
 
-def _stencil(plan: Plan, source: Tensor, w: Tensor, bias: Tensor | None, last: bool, dtype: torch.dtype, frozen: bool) -> Tensor:
-    target = torch.empty(plan.shape, dtype=dtype, device=source.device, memory_format=memory_format(source.ndim - 2, last))
+def run(plan: Plan, source: Tensor, w: Tensor, bias: Tensor | None, frozen: bool = False) -> Tensor:
+    """One planned call. `frozen`: nobody writes to w behind PyTorch's back, so its packed copy need not be compared with it."""
+    dtype, last = plan.dtype, plan.last
+    if source.dtype is dtype and not last:  # the quickest way to the same
+        target = source.new_empty(plan.shape)
+        data, out = source.numpy(force=True), target.numpy()
+    else:
+        target = torch.empty(plan.shape, dtype=dtype, device=source.device, memory_format=memory_format(source.ndim - 2, last))
+        data, out = _data(source, dtype, last), _data(target, dtype, last)
+    add = None if bias is None else array(bias.contiguous(), dtype)
     packed = _torch_weights.packed(w, plan, dtype, frozen)
-    data, out, add = _data(source, dtype, last), _data(target, dtype, last), None if bias is None else array(bias.contiguous(), dtype)
     if packed is None:
         plan.stencil.apply(data, array(w, dtype), add, out)
     else:
@@ -107,14 +112,15 @@ def _data(tensor: Tensor, dtype: torch.dtype, last: bool) -> Array:
 
 
 @lru_cache(maxsize=512)
-def _plan(is_forward: bool, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int, ...] | None, dtype: torch.dtype, last: bool,
-          stride: tuple[int, ...], crop: tuple[int, ...], dilation: tuple[int, ...], groups: int, threads: int) -> Plan:  # fmt: skip
-    problem = _problem_of(x, w, last, stride, crop, dilation, groups)
+def plan(is_forward: bool, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int, ...] | None, dtype: torch.dtype, last: bool,
+         stride: tuple[int, ...], crop: tuple[int, ...], dilation: tuple[int, ...], groups: int, threads: int) -> Plan:  # fmt: skip
+    """The plan for the shapes of the layer's input, weight and bias; ArgumentError where they do not fit."""
+    problem, summed = _problem_of(x, w, last, stride, crop, dilation, groups), SUMMED[dtype]
     if bias is not None:
         _problem.check_bias(bias, problem.spec.out_channels, problem.spec)
-    stencil = prepare(problem, is_forward, _NUMPY[dtype], kernel_for("auto"), threads).stencil
+    stencil = prepare(problem, is_forward, _NUMPY[summed], kernel_for("auto"), threads).stencil
     shape = problem.spec.output_shape if is_forward else problem.spec.input_shape
-    return Plan(stencil, (is_forward, *stencil.signature), shape)
+    return Plan(stencil, (is_forward, *stencil.signature), shape, summed, last)
 
 
 @lru_cache(maxsize=512)

@@ -28,7 +28,7 @@ def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
     >>> tconv.torch.conv_transpose1d(torch.ones(1, 2, 8), torch.ones(2, 3, 4), stride=2, padding="same").shape
     torch.Size([1, 3, 16])
     """
-    return call.transposed(1, input, weight, bias, call.Words(stride, padding, output_padding, groups, dilation))
+    return call.functional(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Padding = 0,
@@ -44,7 +44,7 @@ def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
     >>> tconv.torch.conv_transpose2d(torch.ones(1, 2, 4, 4), torch.ones(2, 3, 3, 3), stride=2, padding=[(1, 0), (0, 1)]).shape
     torch.Size([1, 3, 8, 8])
     """
-    return call.transposed(2, input, weight, bias, call.Words(stride, padding, output_padding, groups, dilation))
+    return call.functional(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Padding = 0,
@@ -59,7 +59,7 @@ def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
     >>> tconv.torch.conv_transpose3d(torch.ones(1, 2, 4, 4, 4), torch.ones(2, 3, 2, 2, 2), stride=2).shape
     torch.Size([1, 3, 8, 8, 8])
     """
-    return call.transposed(3, input, weight, bias, call.Words(stride, padding, output_padding, groups, dilation))
+    return call.functional(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 class Layer:
@@ -79,11 +79,11 @@ class Layer:
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """input (N, Cin, *I) or (Cin, *I) -> (N, Cout, *O) or (Cout, *O); `output_size` as in PyTorch, one int per spatial axis."""
-        words = call.Words(self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        words = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         rank, extra = len(self.kernel_size), None
         if output_size is not None:
-            if words.are_torch:
-                extra = self._output_padding(input, list(output_size), self.stride, self.padding, self.kernel_size, rank, self.dilation)
+            if call.Words(*words).are_torch:
+                extra = tuple(self._output_padding(input, list(output_size), self.stride, self.padding, self.kernel_size, rank, self.dilation))
             else:
                 words = call.to_size(input, self.weight, words, output_size)
         return call.transposed(rank, input, self.weight, self.bias, words, extra, self.frozen)

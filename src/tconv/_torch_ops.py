@@ -40,26 +40,27 @@ class Operator:
         registered.register_vmap(vmap)
         for device in ("cuda", "mps", "xpu"):
             registered.register_kernel(device)(by_torch)
-        self._function = _differentiable(run, backward)
+        self.function = _differentiable(run, backward)
 
     def __call__(self, first: Tensor, second: Tensor, *rest: Any) -> Tensor:
         if torch.compiler.is_compiling() or watched(first, second):
             found: Tensor = self._registered(first, second, *rest)
         elif torch.is_grad_enabled():
-            found = self._function.apply(first, second, *rest)
+            found = self.function.apply(first, second, *rest)
         else:
             found = self._run(first, second, *rest)
         return found
 
 
-def watched(*tensors: Tensor) -> bool:
+def watched(first: Tensor, second: Tensor) -> bool:
     """Whether someone needs to see the operator: a transform, a mode, a tracer, a tensor that is more than a tensor."""
     return (
-        torch._C._len_torch_dispatch_stack() > 0
+        type(first) not in PLAIN
+        or type(second) not in PLAIN
+        or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
         or forward_ad._current_level >= 0
-        or any(type(tensor) not in PLAIN for tensor in tensors)
     )
 
 
