@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from . import _torch_call as call
 from ._spec import Ints, Padding, pairs
@@ -62,11 +63,37 @@ def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
     return call.functional(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+class Activation(NamedTuple):
+    """A function of each element, as `fold_` makes it part of a layer."""
+
+    name: str
+    slope: float = 0.0  # of a leaky one
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Activation | None:
+        """What a module computes, if it is one of ours."""
+        names = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+        name = names.get(type(module))
+        return None if name is None else cls(name, getattr(module, "negative_slope", 0.0))
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """Of every element, by PyTorch."""
+        if self.name == "leaky_relu":
+            return functional.leaky_relu(y, self.slope)
+        function: Callable[[Tensor], Tensor] = getattr(torch, self.name)
+        return function(y)
+
+
+def words_of(module: Any) -> tuple[Any, ...]:
+    """The words of a module, PyTorch's or ours, as calls take them."""
+    return module.stride, module.padding, module.output_padding, module.groups, module.dilation
+
+
 class Layer:
     """What ours have before PyTorch's class in their bases: a constructor that takes more paddings, and the call."""
 
-    frozen = False  # `fold_` made it: nobody writes to its weight behind PyTorch's back
-    own_padding: Padding | None = None  # one that PyTorch lacks
+    frozen = False  # `fold_` made it: its weight is its own, and nobody writes to it behind PyTorch's back
+    activation: Activation | None = None  # `fold_` found it behind the layer
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Padding = 0,
                  output_padding: Ints = 0, groups: int = 1, bias: bool = True, dilation: Ints = 1, padding_mode: str = "zeros",
@@ -79,14 +106,20 @@ class Layer:
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """input (N, Cin, *I) or (Cin, *I) -> (N, Cout, *O) or (Cout, *O); `output_size` as in PyTorch, one int per spatial axis."""
-        words = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
-        rank, extra = len(self.kernel_size), None
+        words, rank, extra = words_of(self), len(self.kernel_size), None
         if output_size is not None:
             if call.Words(*words).are_torch:
-                extra = tuple(self._output_padding(input, list(output_size), self.stride, self.padding, self.kernel_size, rank, self.dilation))
+                sizes = self._output_padding(input, list(output_size), self.stride, self.padding, self.kernel_size, rank, self.dilation)
+                extra = tuple(sizes)
             else:
                 words = call.to_size(input, self.weight, words, output_size)
-        return call.transposed(rank, input, self.weight, self.bias, words, extra, self.frozen)
+        y = call.transposed(rank, input, self.weight, self.bias, words, extra, self.frozen)
+        return y if self.activation is None else self.activation(y)
+
+    def extra_repr(self) -> str:
+        """PyTorch's line, and what was folded."""
+        line: str = super().extra_repr()  # type: ignore[misc]
+        return line if self.activation is None else f"{line}, activation={self.activation.name}"
 
 
 class ConvTranspose1d(Layer, nn.ConvTranspose1d):
