@@ -40,11 +40,17 @@ class Operator:
         registered.register_vmap(vmap)
         for device in ("cuda", "mps", "xpu"):
             registered.register_kernel(device)(by_torch)
-        self.function = _differentiable(run, backward)
+        self.function = _function(forward=lambda ctx, *inputs: _remember(ctx, inputs, None) or run(*inputs), backward=backward)
+        self.transformed = _function(forward=run, setup_context=_remember, backward=backward, vmap=vmap)
 
     def __call__(self, first: Tensor, second: Tensor, *rest: Any) -> Tensor:
-        if torch.compiler.is_compiling() or watched(first, second):
-            found: Tensor = self._registered(first, second, *rest)
+        found: Tensor
+        if torch.compiler.is_compiling():
+            found = self._registered(first, second, *rest)
+        elif torch._C._functorch.peek_interpreter_stack() is not None:  # registered operators have no derivatives in torch.func
+            found = self.transformed.apply(first, second, *rest)
+        elif watched(first, second):
+            found = self._registered(first, second, *rest)
         elif torch.is_grad_enabled():
             found = self.function.apply(first, second, *rest)
         else:
@@ -64,14 +70,9 @@ def watched(first: Tensor, second: Tensor) -> bool:
     )
 
 
-def _differentiable(run: Callable[..., Tensor], backward: Backward) -> Any:
-    """The autograd function of an operator, for calls that nobody watches."""
-
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _remember(ctx, inputs, None)
-        return run(*inputs)
-
-    return type("Function", (torch.autograd.Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
+def _function(**methods: Callable[..., Any]) -> Any:
+    """A class of autograd functions. One whose forward takes the context is four times as fast as one that torch.func can transform."""
+    return type("Function", (torch.autograd.Function,), {name: staticmethod(method) for name, method in methods.items()})
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
