@@ -52,9 +52,8 @@ class Geometry(NamedTuple):
     dilation: tuple[int, ...]
     groups: int
 
-    def longer(self, extra: Sequence[int]) -> Geometry:
-        """With so many outputs more at the end of each axis."""
-        more = [n for each in extra for n in (0, each)]
+    def longer(self, more: Sequence[int]) -> Geometry:
+        """With so many outputs more at the beginning and the end of each axis."""
         return self._replace(crop=tuple(n - m for n, m in zip(self.crop, more, strict=True)))
 
 
@@ -79,21 +78,21 @@ def functional(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, *words: Any
 
 
 @torch.fx.wrap  # a tracer of torch.fx records the call as it is, as it does with PyTorch's functions
-def transposed(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], extra: tuple[int, ...] | None = None,
+def transposed(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], more: tuple[int, ...] | None = None,
                frozen: bool = False) -> Tensor:  # fmt: skip
     """The layer: x (N, Cin, *I) or (Cin, *I), w (Cin, Cout / groups, *kernel), bias (Cout,) -> (N, Cout, *O) or (Cout, *O).
 
-    `extra` outputs at the end take the place of output_padding. What the core does not compute is left to PyTorch, and so are errors
+    `more` outputs at the beginning and the end of each axis add to those of the words. What the core does not compute is left to PyTorch, and so are errors
     in PyTorch's own words.
     """
     if torch.compiler.is_compiling() or ops.watched(x, w) or torch.is_autocast_enabled("cpu"):
-        return _watched(rank, x, w, bias, words, extra)
+        return _watched(rank, x, w, bias, words, more)
     if not (x.is_cpu and w.is_cpu and x.layout is w.layout is torch.strided and (bias is None or bias.is_cpu)):
-        return _by_torch(rank, x, w, bias, words, extra)
+        return _by_torch(rank, x, w, bias, words, more)
     kinds = (x.dtype, w.dtype) if bias is None else (x.dtype, w.dtype, bias.dtype)
-    prepared = _prepared(rank, x.shape, w.shape, None if bias is None else bias.shape, kinds, words, extra, torch.get_num_threads())
+    prepared = _prepared(rank, x.shape, w.shape, None if bias is None else bias.shape, kinds, words, more, torch.get_num_threads())
     if prepared is None:
-        return _by_torch(rank, x, w, bias, words, extra)
+        return _by_torch(rank, x, w, bias, words, more)
     if prepared.single:
         x = x[None]
     if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)):
@@ -105,12 +104,12 @@ def transposed(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tupl
 
 @lru_cache(maxsize=512)
 def _prepared(rank: int, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int, ...] | None, kinds: tuple[torch.dtype, ...],
-              words: tuple[Any, ...], extra: tuple[int, ...] | None, threads: int) -> Prepared | None:  # fmt: skip
+              words: tuple[Any, ...], more: tuple[int, ...] | None, threads: int) -> Prepared | None:  # fmt: skip
     """The call of these shapes and dtypes, or None where it is PyTorch's to compute or to refuse."""
     if len(set(kinds)) != 1 or kinds[0] not in core.SUMMED or len(w) != rank + 2 or len(x) - rank not in (1, 2):
         return None
     try:
-        geometry = _geometry(w[2:], Words(*words), extra)
+        geometry = _geometry(w[2:], Words(*words), more)
         batch = (1, *x) if len(x) == rank + 1 else tuple(x)
         first, last = (core.plan(True, batch, tuple(w), bias, kinds[0], last, *geometry, threads) for last in (False, rank > 1))
     except ArgumentError:
@@ -120,25 +119,32 @@ def _prepared(rank: int, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int
     return Prepared(geometry, len(x) == rank + 1, (first, last))
 
 
-def _watched(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], extra: Sequence[int] | None) -> Tensor:
+def _watched(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], more: Sequence[int] | None) -> Tensor:
     """The call by way of PyTorch's dispatcher, under a compiler, a transform, a mode or autocast."""
     if torch.is_autocast_enabled("cpu"):
         x, w, bias = _autocast(x), _autocast(w), None if bias is None else _autocast(bias)
     if not _ours(rank, x, w, bias):
-        return _by_torch(rank, x, w, bias, words, extra)
-    geometry = _meaning(w, words, extra)
+        return _by_torch(rank, x, w, bias, words, more)
+    geometry = _meaning(w, words, more)
     single = x.ndim == rank + 1
     y = ops.conv_transpose(x[None] if single else x, w, bias, *geometry)
     return y[0] if single else y
 
 
-def to_size(x: Tensor, w: Tensor, words: tuple[Any, ...], output_size: Sequence[int]) -> tuple[Any, ...]:
-    """Our own words made to give an output size, as pairs of the crop; an `output_size` may start as x.size() does."""
-    rank = w.ndim - 2
-    sizes, asked = tuple(int(n) for n in x.shape[-rank:]), tuple(int(n) for n in output_size[-rank:])
-    own = Words(*words)
-    spec = Spec.build(sizes, tuple(w.shape[2:]), stride=own.stride, padding=own.padding, dilation=own.dilation, output_size=asked)
-    return tuple(own._replace(padding=spec.crop, output_padding=0))
+def longer(x: Tensor, w: Tensor, words: tuple[Any, ...], output_size: Sequence[int]) -> tuple[int, ...]:
+    """The `more` by which our own words give an output size; both sizes may be symbols of a compiler."""
+    kernel, more = w.shape[2:], []
+    stride, crop, dilation, _ = _meaning(w, words, None)
+    sizes = x.shape[-len(kernel) :], output_size[-len(kernel) :]
+    for n, size, k, s, d, lo, hi in zip(*sizes, kernel, stride, dilation, crop[::2], crop[1::2], strict=True):
+        full = (n - 1) * s + d * (k - 1) + 1
+        if not 0 <= size - (full - lo - hi) + (s - 1 if words[1] == "same" else 0) < s:
+            own = Words(*words)
+            Spec.build(x.shape[-len(kernel) :], kernel, stride=own.stride, padding=own.padding, dilation=own.dilation,
+                       output_size=tuple(output_size[-len(kernel) :]))  # raises what is to be said  # fmt: skip
+        begin = max(full - size, 0) // 2 if words[1] == "same" else lo
+        more += [lo - begin, hi - (full - size - begin)]
+    return tuple(more)
 
 
 def _ours(rank: int, x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
@@ -166,27 +172,27 @@ def _autocast(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype("cpu")) if eligible else tensor
 
 
-def _by_torch(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], extra: Sequence[int] | None) -> Tensor:
+def _by_torch(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], more: Sequence[int] | None) -> Tensor:
     if Words(*words).are_torch:
         stride, padding, output_padding, groups, dilation = words
-        return native.UP[rank](x, w, bias, stride, padding, output_padding if extra is None else extra, groups, dilation)
-    return native.forward(x, w, bias, *_meaning(w, words, extra))
+        return native.UP[rank](x, w, bias, stride, padding, output_padding if more is None else more[1::2], groups, dilation)
+    return native.forward(x, w, bias, *_meaning(w, words, more))
 
 
-def _meaning(w: Tensor, words: tuple[Any, ...], extra: Sequence[int] | None) -> Geometry:
-    """The geometry that words mean for a weight; `extra` outputs may be symbols of a compiler."""
+def _meaning(w: Tensor, words: tuple[Any, ...], more: Sequence[int] | None) -> Geometry:
+    """The geometry that words mean for a weight; `more` may hold symbols of a compiler."""
     kernel = tuple(int(k) for k in w.shape[2:])
     geometry = Geometry(*_constant(kernel, *words)) if torch.compiler.is_compiling() else _geometry(kernel, Words(*words))
-    return geometry if extra is None else geometry.longer(extra)
+    return geometry if more is None else geometry.longer(more)
 
 
-def _geometry(kernel: tuple[int, ...], words: Words, extra: Sequence[int] | None = None) -> Geometry:
+def _geometry(kernel: tuple[int, ...], words: Words, more: Sequence[int] | None = None) -> Geometry:
     """The geometry, by way of a spec of some input size, on which it does not depend; ArgumentError for words without a meaning."""
     read = (lambda **w: conventions.torch(**w).spec) if words.are_torch else Spec.build
     spec = read(input_size=large_enough(words.padding, words.stride, len(kernel)), kernel_size=tuple(kernel), in_channels=words.groups,
                 out_channels=words.groups, **words._asdict())  # fmt: skip
     geometry = Geometry(spec.stride, tuple(n for pair in spec.crop for n in pair), spec.dilation, spec.groups)
-    return geometry if extra is None else geometry.longer(extra)
+    return geometry if more is None else geometry.longer(more)
 
 
 @torch.compiler.assume_constant_result  # a compiler need not look into it: it depends on no tensor

@@ -106,14 +106,14 @@ class Layer:
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """input (N, Cin, *I) or (Cin, *I) -> (N, Cout, *O) or (Cout, *O); `output_size` as in PyTorch, one int per spatial axis."""
-        words, rank, extra = words_of(self), len(self.kernel_size), None
-        if output_size is not None:
-            if call.Words(*words).are_torch:
-                sizes = self._output_padding(input, list(output_size), self.stride, self.padding, self.kernel_size, rank, self.dilation)
-                extra = tuple(sizes)
-            else:
-                words = call.to_size(input, self.weight, words, output_size)
-        y = call.transposed(rank, input, self.weight, self.bias, words, extra, self.frozen)
+        words: tuple[Any, ...] = words_of(self)
+        rank, more = len(self.kernel_size), None
+        if output_size is not None and call.Words(*words).are_torch:
+            sizes = self._output_padding(input, list(output_size), self.stride, self.padding, self.kernel_size, rank, self.dilation)
+            words, more = (self.stride, self.padding, 0, self.groups, self.dilation), tuple(n for size in sizes for n in (0, size))
+        elif output_size is not None:
+            more = call.longer(input, self.weight, words, output_size)
+        y = call.transposed(rank, input, self.weight, self.bias, words, more, self.frozen)
         return y if self.activation is None else self.activation(y)
 
     def extra_repr(self) -> str:
