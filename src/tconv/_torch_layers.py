@@ -109,7 +109,7 @@ class Layer:
         words: tuple[Any, ...] = words_of(self)
         rank, more = len(self.kernel_size), None
         if output_size is not None and call.Words(*words).are_torch:
-            sizes = self._output_padding(input, list(output_size), self.stride, self.padding, self.kernel_size, rank, self.dilation)
+            sizes = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, rank, self.dilation)
             words, more = (self.stride, self.padding, 0, self.groups, self.dilation), tuple(n for size in sizes for n in (0, size))
         elif output_size is not None:
             more = call.longer(input, self.weight, words, output_size)
