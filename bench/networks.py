@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ def dcgan(width: int) -> nn.Module:
     """The generator of DCGAN (arXiv:1511.06434), 64 x 64 pictures from 100 numbers."""
     layers: list[nn.Module] = []
     channels = [100, 8 * width, 4 * width, 2 * width, width, 3]
-    for at, (i, o) in enumerate(zip(channels, channels[1:], strict=False)):
+    for at, (i, o) in enumerate(pairwise(channels)):
         last = at == len(channels) - 2
         layers += [nn.ConvTranspose2d(i, o, 4, 2 if at else 1, 1 if at else 0, bias=False)]
         layers += [nn.Tanh()] if last else [nn.BatchNorm2d(o), nn.ReLU(True)]
@@ -111,8 +112,7 @@ NETWORKS = {
     "dcgan": Network(dcgan, lambda width, size: (torch.randn(size, 100, 1, 1),), (4, 4), (64, 16)),
     "unet": Network(UNet, lambda width, size: (torch.randn(1, 3, size, size),), (4, 32), (64, 256)),
     "hifigan": Network(HiFiGAN, lambda width, size: (torch.randn(1, 80, size),), (32, 8), (512, 64)),
-    "vnet": Network(VNet, lambda width, size: tuple(torch.randn(1, width << level, *[size >> level] * 3) for level in range(5)), (2, 16),
-                    (16, 64)),  # fmt: skip
+    "vnet": Network(VNet, lambda width, size: tuple(torch.randn(1, width << n, *[size >> n] * 3) for n in range(5)), (2, 16), (16, 64)),
 }
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
@@ -19,8 +20,6 @@ from . import conventions
 from ._functional import key as hashable
 from ._operator import large_enough
 from ._spec import ArgumentError, Spec, is_single
-
-Tensor = torch.Tensor
 
 _TRACED = (FakeTensor, FunctionalTensor)
 

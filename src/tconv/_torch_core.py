@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from . import _core, _problem, _torch_weights
 from ._functional import core_problem, prepare
@@ -20,14 +21,12 @@ from ._problem import Problem
 from ._runtime import Array, check_memory, kernel_for
 from ._spec import ArgumentError, Spec
 
-Tensor = torch.Tensor
-
 # What each dtype is computed in.
 SUMMED = {torch.float32: torch.float32, torch.float64: torch.float64, torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes; sounds have no such format
 _TO_LAST = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
-_NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_NUMPY: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
 class Plan(NamedTuple):

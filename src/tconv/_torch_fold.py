@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from . import _torch_call as call
 from . import _torch_layers as layers
 from ._operator import large_enough
 from ._spec import ArgumentError
 from ._torch_swap import KINDS, PAIRS, Report, candidates, twin
-
-Tensor = torch.Tensor
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -94,7 +93,9 @@ def _fold(model: nn.Module, chain: Chain, uses: Counter[nn.Module]) -> tuple[str
 def _refusal(module: Any, uses: Counter[nn.Module]) -> str | None:
     """Why a transposed convolution cannot have a weight of its own."""
     if type(module) not in (*PAIRS, *PAIRS.values()):
-        return str(twin(module, PAIRS)) if isinstance(twin(module, PAIRS), str) else "its weight is computed: remove the parametrization first"
+        return (
+            str(twin(module, PAIRS)) if isinstance(twin(module, PAIRS), str) else "its weight is computed: remove the parametrization first"
+        )
     if uses[module] > 1:
         return "is used under several names"
     if getattr(module, "frozen", False):
@@ -171,7 +172,7 @@ def _verified(conv: Any, followers: list[Any], folded: Folded) -> str | None:
         chain = nn.Sequential(conv, *followers)
         exact = copy.deepcopy(chain).double()(x.double())
         unfolded, largest = chain(x), exact.abs().max()
-        y = layers.call.transposed(rank, x, folded.weight, folded.bias, layers.words_of(conv))
+        y = call.transposed(rank, x, folded.weight, folded.bias, layers.words_of(conv))
         y = y if folded.activation is None else folded.activation(y)
     ours, theirs = ((each.double() - exact).abs().max() / largest for each in (y, unfolded))
     if ours <= max(4 * theirs, 16 * torch.finfo(conv.weight.dtype).eps):

@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from . import _torch_call as call
 from ._spec import Ints, Padding, pairs
-
-Tensor = torch.Tensor
 
 
 def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Padding = 0,
@@ -89,8 +87,23 @@ def words_of(module: Any) -> tuple[Any, ...]:
     return module.stride, module.padding, module.output_padding, module.groups, module.dilation
 
 
+def are_torch(module: Any) -> bool:
+    """Whether PyTorch has the words of a module."""
+    return call.Words(*words_of(module)).are_torch
+
+
 class Layer:
     """What ours have before PyTorch's class in their bases: a constructor that takes more paddings, and the call."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Any
+    output_padding: tuple[int, ...]
+    groups: int
+    dilation: tuple[int, ...]
+    weight: Any
+    bias: Any
+    _output_padding: Any
 
     frozen = False  # `fold_` made it: its weight is its own, and nobody writes to it behind PyTorch's back
     activation: Activation | None = None  # `fold_` found it behind the layer
@@ -108,7 +121,7 @@ class Layer:
         """input (N, Cin, *I) or (Cin, *I) -> (N, Cout, *O) or (Cout, *O); `output_size` as in PyTorch, one int per spatial axis."""
         words: tuple[Any, ...] = words_of(self)
         rank, more = len(self.kernel_size), None
-        if output_size is not None and call.Words(*words).are_torch:
+        if output_size is not None and are_torch(self):
             sizes = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, rank, self.dilation)
             words, more = (self.stride, self.padding, 0, self.groups, self.dilation), tuple(n for size in sizes for n in (0, size))
         elif output_size is not None:

@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import _torch_core as core
 from . import _torch_native as native
 
-Tensor = torch.Tensor
 Backward = Callable[[Any, Tensor], tuple[Any, ...]]
 
 PLAIN = {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}
@@ -40,7 +40,7 @@ class Operator:
         registered.register_vmap(vmap)
         for device in ("cuda", "mps", "xpu"):
             registered.register_kernel(device)(by_torch)
-        self.function = _function(forward=lambda ctx, *inputs: _remember(ctx, inputs, None) or run(*inputs), backward=backward)
+        self.function = _function(forward=self._forward, backward=backward)
         self.transformed = _function(forward=run, setup_context=_remember, backward=backward, vmap=vmap)
 
     def __call__(self, first: Tensor, second: Tensor, *rest: Any) -> Tensor:
@@ -56,6 +56,10 @@ class Operator:
         else:
             found = self._run(first, second, *rest)
         return found
+
+    def _forward(self, ctx: Any, *inputs: Any) -> Tensor:
+        _remember(ctx, inputs, None)
+        return self._run(*inputs)
 
 
 def watched(first: Tensor, second: Tensor) -> bool:

@@ -72,7 +72,7 @@ def revert_(model: nn.Module) -> Report:
 def _irreversible(module: Any, name: str) -> str | None:
     if module.frozen:
         return "folded: what followed it is part of it"
-    return None if layers.call.Words(*layers.words_of(module)).are_torch else f"PyTorch has no padding={module.padding!r}"
+    return None if layers.are_torch(module) else f"PyTorch has no padding={module.padding!r}"
 
 
 def _change(model: nn.Module, action: str, table: dict[type, type], refusal: Callable[[nn.Module, str], str | None]) -> Report:

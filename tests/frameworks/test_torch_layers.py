@@ -23,7 +23,9 @@ def numbers(*shape, seed=0, dtype=torch.float32):
 
 def same(found, expected, eps=1e-5):
     assert found.dtype == expected.dtype
-    torch.testing.assert_close(found, expected, rtol=0, atol=eps * max(1.0, float(expected.detach().abs().max()) if expected.numel() else 1.0))
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=eps * max(1.0, float(expected.detach().abs().max()) if expected.numel() else 1.0)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- padding and size
@@ -34,7 +36,9 @@ def same(found, expected, eps=1e-5):
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(2, 3, 1), (3, 3, 1), (4, 2, 1), (3, 2, 2)])
 def test_paddings_by_definition(rank, padding, kernel, stride, dilation):
     x, w, bias = numbers(2, 4, *[5, 4, 3][:rank]), numbers(4, 3, *[kernel] * rank, seed=1), numbers(6, seed=2)
-    spec = Spec.build(x.shape[2:], w.shape[2:], stride=stride, padding=padding, dilation=dilation, batch=2, in_channels=4, out_channels=6, groups=2)
+    spec = Spec.build(
+        x.shape[2:], w.shape[2:], stride=stride, padding=padding, dilation=dilation, batch=2, in_channels=4, out_channels=6, groups=2
+    )
     exact = definition.conv_transpose(x.double().numpy(), w.double().numpy(), spec.stride, spec.dilation, spec.crop, 2)
     exact = torch.from_numpy(exact) + bias.double().view(-1, *[1] * rank)
     same(OURS[rank](x, w, bias, stride, padding, 0, 2, dilation), exact.float())
@@ -246,7 +250,7 @@ def test_frozen_weights_are_packed_once_and_training_keeps_nothing():
         (packed,) = [p for p in kept.packed.values() if p is not None]
         for n in (1, 2, 9):
             layer(numbers(n, 16, 5, 6))
-        assert [p for p in kept.packed.values() if p is not None][0] is packed
+        assert next(p for p in kept.packed.values() if p is not None) is packed
     key = id(layer.weight)
     del layer, optimiser
     assert key not in _torch_weights._weights, "packed weights outlive their tensor"
