@@ -76,7 +76,13 @@ def watched(first: Tensor, second: Tensor) -> bool:
 
 def _function(**methods: Callable[..., Any]) -> Any:
     """A class of autograd functions. One whose forward takes the context is four times as fast as one that torch.func can transform."""
-    return type("Function", (torch.autograd.Function,), {name: staticmethod(method) for name, method in methods.items()})
+
+    class Function(torch.autograd.Function):
+        pass
+
+    for name, method in methods.items():
+        setattr(Function, name, staticmethod(method))
+    return Function
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

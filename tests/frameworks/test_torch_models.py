@@ -261,3 +261,17 @@ def test_a_compiled_model_follows_a_swap_and_a_fold():
         same(compiled(x), expected)
         ours.fold_(model)
         same(compiled(x), expected)
+
+
+def test_the_report_on_networks_can_be_made():
+    before = torch.get_num_threads()
+    try:
+        data = models.run(models.Settings(["dcgan", "vnet"], ["eager"], 1, 1, True))
+    finally:
+        torch.set_num_threads(before)
+    assert {(row["network"], row["what"]) for row in data["networks"]} == {
+        (n, w) for n in ("dcgan", "vnet") for w in ("inference", "training step")
+    }
+    assert len(data["layers"]) == 9 and all(seconds > 0 for row in data["networks"] for seconds in row["seconds"].values())
+    tables = [section(data) for section in models.SECTIONS.values()]
+    assert tables[1].count("\n") == 5 and "| vnet | eager | training step |" in tables[1] and "| all layers | 9 |" in tables[2]
