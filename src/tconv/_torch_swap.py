@@ -39,8 +39,9 @@ class Report:
 def swap_(model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | None = None) -> Report:
     """Make the transposed convolutions of a model ours, in place; the report says which, and which not and why.
 
-    Weights are shared, since each module stays the same object; names, hooks and `state_dict` stay as they are. `filter_fn(module,
-    name)` may leave modules out. Nothing outside the model changes; calls of `torch.nn.functional` in its code are not found.
+    Weights are shared, since each module stays the same object; names, hooks and `state_dict` stay as they are. Modules for which
+    `filter_fn(module, name)` is false are left out. Nothing outside the model changes; calls of `torch.nn.functional` in its code
+    are not found.
 
     >>> import torch, tconv.torch
     >>> model = torch.nn.Sequential(torch.nn.ConvTranspose2d(8, 4, 4, stride=2, padding=1), torch.nn.ReLU())

@@ -16,6 +16,7 @@ from tconv import ArgumentError, _torch_fold
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # bench/ is part of the checkout, not of the package
 
+from bench import models
 from bench.networks import NETWORKS, train
 
 COUNTS = {"dcgan": 5, "unet": 4, "hifigan": 4, "vnet": 4}
