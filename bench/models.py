@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import machine
-from .pool import ROOT
+from tconv._bench import machine
+from tconv._bench.roofline import geometric_mean
+
+from . import checkout
+from .checkout import ROOT
 from .regions import fill
-from .rows import geometric_mean
 from .store import now
 
 FORMAT = "models-1"
@@ -44,7 +46,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from .networks import NETWORKS
 
     torch.set_num_threads(settings.threads)
-    data: dict[str, Any] = {"format": FORMAT, "machine": machine.facts(), "commit": machine.commit(ROOT), "torch": torch.__version__,
+    data: dict[str, Any] = {"format": FORMAT, "machine": machine.facts(), "commit": checkout.commit(), "torch": torch.__version__,
                             "started": now(), "settings": settings._asdict(), "networks": [], "layers": []}  # fmt: skip
     for name in settings.networks:
         network = NETWORKS[name]

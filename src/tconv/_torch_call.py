@@ -81,8 +81,8 @@ def transposed(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tupl
                frozen: bool = False) -> Tensor:  # fmt: skip
     """The layer: x (N, Cin, *I) or (Cin, *I), w (Cin, Cout / groups, *kernel), bias (Cout,) -> (N, Cout, *O) or (Cout, *O).
 
-    `more` outputs at the beginning and the end of each axis add to those of the words. What the core does not compute is left to PyTorch, and so are errors
-    in PyTorch's own words.
+    `more` outputs at the beginning and the end of each axis add to those of the words. What the core does not compute is left to
+    PyTorch, and so are errors in PyTorch's own words.
     """
     if torch.compiler.is_compiling() or ops.watched(x, w) or torch.is_autocast_enabled("cpu"):
         return _watched(rank, x, w, bias, words, more)

@@ -119,7 +119,8 @@ def plan(is_forward: bool, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[i
         _problem.check_bias(bias, problem.spec.out_channels, problem.spec)
     stencil = prepare(problem, is_forward, _NUMPY[summed], kernel_for("auto"), threads).stencil
     shape = problem.spec.output_shape if is_forward else problem.spec.input_shape
-    return Plan(stencil, (is_forward, *stencil.signature), shape, summed, last)
+    order = (is_forward, *stencil.signature, tuple(w), dtype, stride, crop, dilation, groups)
+    return Plan(stencil, order, shape, summed, last)
 
 
 @lru_cache(maxsize=512)

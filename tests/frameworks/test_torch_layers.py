@@ -206,7 +206,11 @@ def by_vector(w):
     torch.nn.utils.vector_to_parameters(torch.arange(w.numel()) / w.numel(), [w])
 
 
-WRITES = [through_data, in_place, one_element, through_numpy, new_storage, by_vector]
+def turned(w):
+    w.data = w.data.transpose(2, 3)  # the same bytes in the same place, read otherwise
+
+
+WRITES = [through_data, in_place, one_element, through_numpy, new_storage, by_vector, turned]
 
 
 @pytest.mark.parametrize("write", WRITES, ids=lambda f: f.__name__)
@@ -243,10 +247,11 @@ def test_frozen_weights_are_packed_once_and_training_keeps_nothing():
         layer(x).square().sum().backward()
         optimiser.step()
     kept = _torch_weights._weights[id(layer.weight)]
-    assert kept.copy is None and not any(packed is not None for packed in kept.packed.values())
+    assert not kept.copies and not any(packed is not None for packed in kept.packed.values())
     with torch.no_grad():
         for _ in range(2):
             layer(x)
+        kept = _torch_weights._weights[id(layer.weight)]
         (packed,) = [p for p in kept.packed.values() if p is not None]
         for n in (1, 2, 9):
             layer(numbers(n, 16, 5, 6))
@@ -254,6 +259,18 @@ def test_frozen_weights_are_packed_once_and_training_keeps_nothing():
     key = id(layer.weight)
     del layer, optimiser
     assert key not in _torch_weights._weights, "packed weights outlive their tensor"
+
+
+def test_one_weight_in_many_layers():
+    """Strides, dilations, crops and groups each have their packed form of it; more of them than are kept."""
+    x, w = numbers(2, 6, 5, 6), numbers(6, 4, 3, 3, seed=1)
+    words = [(s, p, 0, g, d) for s in (1, 2, 3) for p in (0, 1, 2) for g in (1, 2, 3) for d in (1, 2)]
+    for _ in range(4):
+        for each in words:
+            same(ours.conv_transpose2d(x, w, None, *each), functional.conv_transpose2d(x, w, None, *each))
+    for form in (x[:, :, :1, :1], x[:, :, :2], x):
+        for _ in range(3):
+            same(ours.conv_transpose2d(form, w, stride=4, padding=1), functional.conv_transpose2d(form, w, stride=4, padding=1))
 
 
 def test_a_weight_of_another_layer_in_the_same_place():
