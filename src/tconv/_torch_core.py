@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     """A call of the layer or of its input gradient, planned: everything that depends on shapes, dtype and format alone."""
 
     stencil: _core.Stencil
-    order: tuple[Any, ...]  # what the order of the packed weight depends on
+    order: str  # what the order of the packed weight depends on
     shape: tuple[int, ...]  # of the result
     dtype: torch.dtype  # of the computation
     last: bool  # channels last
@@ -119,7 +119,7 @@ def plan(is_forward: bool, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[i
         _problem.check_bias(bias, problem.spec.out_channels, problem.spec)
     stencil = prepare(problem, is_forward, _NUMPY[summed], kernel_for("auto"), threads).stencil
     shape = problem.spec.output_shape if is_forward else problem.spec.input_shape
-    order = (is_forward, *stencil.signature, tuple(w), dtype, stride, crop, dilation, groups)
+    order = repr((is_forward, *stencil.signature, tuple(w), dtype, stride, crop, dilation, groups))  # text remembers its hash
     return Plan(stencil, order, shape, summed, last)
 
 

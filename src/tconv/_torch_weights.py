@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class Order(Protocol):
     @property
     def stencil(self) -> _core.Stencil: ...
     @property
-    def order(self) -> tuple[Any, ...]: ...
+    def order(self) -> str: ...
 
 
 class _Kept:
@@ -49,7 +49,7 @@ class _Kept:
         self.tensor = weakref.ref(w, lambda _: _weights.pop(key, None))
         self.version, self.place, self.strides = _version(w), w.data_ptr(), w.stride()
         self.copies: dict[int, Tensor] = {}  # one, under 0: of two threads that copy at once the first is right for both
-        self.packed: dict[Any, Array | None] = {}  # by order; None where it was asked for once
+        self.packed: dict[str, Array | None] = {}  # by order; None where it was asked for once
 
     def holds(self, w: Tensor, frozen: bool) -> bool:
         """Whether the weight is what it was when it was first seen, as far as versions tell and, unless frozen, to the bit."""
