@@ -140,7 +140,7 @@ def _overhead(rounds: int) -> dict[str, float]:
     from tconv import _torch_core
 
     layer, x = tconv.torch.ConvTranspose2d(8, 8, 3, 2, 1), torch.randn(1, 8, 4, 4)
-    plan = _torch_core.plan(True, x.shape, layer.weight.shape, layer.bias.shape, x.dtype, False, (2, 2), (1,) * 4, (1, 1), 1, 1)
+    plan = _torch_core.plan(True, False, x.shape, layer.weight.shape, layer.bias.shape, x.dtype, False, (2, 2), (1,) * 4, (1, 1), 1, 1)
     packed, out = np.empty(plan.stencil.weight_elements, np.float32), np.empty(plan.shape, np.float32)
     arrays = [tensor.numpy(force=True) for tensor in (x, layer.weight, layer.bias)]
     plan.stencil.pack(arrays[1], packed)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from . import _torch_ops as ops
 from . import conventions
 from ._functional import key as hashable
 from ._operator import large_enough
+from ._problem import SLOPE, activation_code
 from ._spec import ArgumentError, Spec, is_single
 
 _TRACED = (FakeTensor, FunctionalTensor)
@@ -56,6 +57,32 @@ class Geometry(NamedTuple):
         return self._replace(crop=tuple(n - m for n, m in zip(self.crop, more, strict=True)))
 
 
+class Activation(NamedTuple):
+    """A function of each element, as `fold_` makes it part of a layer."""
+
+    name: str
+    slope: float = SLOPE  # of a leaky one
+
+    @classmethod
+    def of(cls, module: torch.nn.Module) -> Activation | None:
+        """What a module computes, if it is one of ours."""
+        names = {torch.nn.ReLU: "relu", torch.nn.LeakyReLU: "leaky_relu", torch.nn.Tanh: "tanh", torch.nn.Sigmoid: "sigmoid"}
+        name = names.get(type(module))
+        return None if name is None else cls(name, getattr(module, "negative_slope", SLOPE))
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """Of every element, by PyTorch."""
+        if self.name == "leaky_relu":
+            return torch.nn.functional.leaky_relu(y, self.slope)
+        function: Callable[[Tensor], Tensor] = getattr(torch, self.name)
+        return function(y)
+
+    @property
+    def code(self) -> tuple[int, float]:
+        """As the core has it."""
+        return activation_code(self.name, self.slope, False)
+
+
 class Prepared(NamedTuple):
     """A call that nobody watches: its geometry, whether x lacks the batch, and the core's plan for a channels-first and -last x or w."""
 
@@ -78,27 +105,33 @@ def functional(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, *words: Any
 
 @torch.fx.wrap  # a tracer of torch.fx records the call as it is, as it does with PyTorch's functions
 def transposed(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], more: tuple[int, ...] | None = None,
-               frozen: bool = False) -> Tensor:  # fmt: skip
+               frozen: bool = False, activation: Activation | None = None) -> Tensor:  # fmt: skip
     """The layer: x (N, Cin, *I) or (Cin, *I), w (Cin, Cout / groups, *kernel), bias (Cout,) -> (N, Cout, *O) or (Cout, *O).
 
     `more` outputs at the beginning and the end of each axis add to those of the words. What the core does not compute is left to
     PyTorch, and so are errors in PyTorch's own words.
     """
     if torch.compiler.is_compiling() or ops.watched(x, w) or torch.is_autocast_enabled("cpu"):
-        return _watched(rank, x, w, bias, words, more)
-    if not (x.is_cpu and w.is_cpu and x.layout is w.layout is torch.strided and (bias is None or bias.is_cpu)):
-        return _by_torch(rank, x, w, bias, words, more)
-    kinds = (x.dtype, w.dtype) if bias is None else (x.dtype, w.dtype, bias.dtype)
-    prepared = _prepared(rank, x.shape, w.shape, None if bias is None else bias.shape, kinds, words, more, torch.get_num_threads())
-    if prepared is None:
-        return _by_torch(rank, x, w, bias, words, more)
-    if prepared.single:
-        x = x[None]
-    if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or (bias is not None and bias.requires_grad)):
-        y = ops.conv_transpose.function.apply(x, w, bias, *prepared.geometry)
+        y = _watched(rank, x, w, bias, words, more)
+    elif (prepared := _plain(rank, x, w, bias, words, more)) is None:
+        y = _by_torch(rank, x, w, bias, words, more)
     else:
-        y = core.run(prepared.plans[core.is_last(x) or core.is_last(w)], x, w, bias, frozen)
-    return y[0] if prepared.single else y
+        batch = x[None] if prepared.single else x
+        if not torch.is_grad_enabled():
+            after = (0, 0.0) if activation is None else activation.code
+            y = core.run(prepared.plans[core.is_last(x) or core.is_last(w)], batch, w, bias, frozen, after)
+            return y[0] if prepared.single else y
+        y = ops.conv_transpose(batch, w, bias, *prepared.geometry)
+        y = y[0] if prepared.single else y
+    return y if activation is None else activation(y)
+
+
+def _plain(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[Any, ...], more: tuple[int, ...] | None) -> Prepared | None:
+    """A call that nobody watches, prepared, or None where it is PyTorch's; what is asked here is asked in every call."""
+    if not (x.is_cpu and w.is_cpu and x.layout is w.layout is torch.strided and (bias is None or bias.is_cpu)):
+        return None
+    kinds = (x.dtype, w.dtype) if bias is None else (x.dtype, w.dtype, bias.dtype)
+    return _prepared(rank, x.shape, w.shape, None if bias is None else bias.shape, kinds, words, more, torch.get_num_threads())
 
 
 @lru_cache(maxsize=512)
@@ -110,7 +143,7 @@ def _prepared(rank: int, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int
     try:
         geometry = _geometry(w[2:], Words(*words), more)
         batch = (1, *x) if len(x) == rank + 1 else tuple(x)
-        first, last = (core.plan(True, batch, tuple(w), bias, kinds[0], last, *geometry, threads) for last in (False, rank > 1))
+        first, last = (core.plan(True, False, batch, tuple(w), bias, kinds[0], last, *geometry, threads) for last in (False, rank > 1))
     except ArgumentError:
         if Words(*words).are_torch:
             return None

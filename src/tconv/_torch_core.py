@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 def forward(x: Tensor, w: Tensor, bias: Tensor | None, stride: Sequence[int], crop: Sequence[int], dilation: Sequence[int],
             groups: int) -> Tensor:  # fmt: skip
     """The layer: x (N, Cin, *I), w (Cin, Cout / groups, *k), bias (Cout,) -> (N, Cout, *O), channels-last where x or w is."""
-    chosen = plan(True, x.shape, w.shape, None if bias is None else bias.shape, x.dtype, is_last(x) or is_last(w), tuple(stride),
+    chosen = plan(True, True, x.shape, w.shape, None if bias is None else bias.shape, x.dtype, is_last(x) or is_last(w), tuple(stride),
                   tuple(crop), tuple(dilation), groups, torch.get_num_threads())  # fmt: skip
     return run(chosen, x, w, bias)
 
@@ -51,7 +51,7 @@ def grad_input(grad: Tensor, w: Tensor, size: Sequence[int], stride: Sequence[in
                groups: int) -> Tensor:  # fmt: skip
     """The gradient by x: grad (N, Cout, *O), w (Cin, Cout / groups, *k) -> (N, Cin, *size)."""
     shape = (grad.shape[0], w.shape[0], *size)
-    chosen = plan(False, shape, w.shape, None, grad.dtype, is_last(grad) or is_last(w), tuple(stride), tuple(crop), tuple(dilation), groups,
+    chosen = plan(False, True, shape, w.shape, None, grad.dtype, is_last(grad) or is_last(w), tuple(stride), tuple(crop), tuple(dilation), groups,
                   torch.get_num_threads())  # fmt: skip
     return run(chosen, grad, w, None)
 
@@ -80,8 +80,11 @@ def memory_format(rank: int, last: bool) -> torch.memory_format:
     return _LAST[rank + 2] if last else torch.contiguous_format
 
 
-def run(plan: Plan, source: Tensor, w: Tensor, bias: Tensor | None, frozen: bool = False) -> Tensor:
-    """One planned call. `frozen`: nobody writes to w behind PyTorch's back, so its packed copy need not be compared with it."""
+def run(plan: Plan, source: Tensor, w: Tensor, bias: Tensor | None, frozen: bool = False, after: tuple[int, float] = (0, 0.0)) -> Tensor:
+    """One planned call, with an activation in the core's numbers.
+
+    `frozen`: nobody writes to w behind PyTorch's back, so its packed copy need not be compared with it.
+    """
     dtype, last = plan.dtype, plan.last
     if source.dtype is dtype and not last:  # the quickest way to the same
         target = source.new_empty(plan.shape)
@@ -92,9 +95,9 @@ def run(plan: Plan, source: Tensor, w: Tensor, bias: Tensor | None, frozen: bool
     add = None if bias is None else array(bias.contiguous(), dtype)
     packed = _torch_weights.packed(w, plan, dtype, frozen)
     if packed is None:
-        plan.stencil.apply(data, array(w, dtype), add, out)
+        plan.stencil.apply(data, array(w, dtype), add, out, *after)
     else:
-        plan.stencil.run(data, packed, add, out)
+        plan.stencil.run(data, packed, add, out, *after)
     return target if source.dtype is dtype else target.to(source.dtype)
 
 
@@ -111,15 +114,18 @@ def _data(tensor: Tensor, dtype: torch.dtype, last: bool) -> Array:
 
 
 @lru_cache(maxsize=512)
-def plan(is_forward: bool, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int, ...] | None, dtype: torch.dtype, last: bool,
+def plan(is_forward: bool, pack_always: bool, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int, ...] | None, dtype: torch.dtype, last: bool,
          stride: tuple[int, ...], crop: tuple[int, ...], dilation: tuple[int, ...], groups: int, threads: int) -> Plan:  # fmt: skip
-    """The plan for the shapes of the layer's input, weight and bias; ArgumentError where they do not fit."""
+    """The plan for the shapes of the layer's input, weight and bias; ArgumentError where they do not fit.
+
+    `pack_always` where the weight changes from call to call, as in training: what packing costs then has a part in the choice of a kernel.
+    """
     problem, summed = _problem_of(x, w, last, stride, crop, dilation, groups), SUMMED[dtype]
     if bias is not None:
         _problem.check_bias(bias, problem.spec.out_channels, problem.spec)
-    stencil = prepare(problem, is_forward, _NUMPY[summed], kernel_for("auto"), threads).stencil
+    stencil = prepare(problem, is_forward, _NUMPY[summed], kernel_for("auto"), threads, pack_always=pack_always).stencil
     shape = problem.spec.output_shape if is_forward else problem.spec.input_shape
-    order = repr((is_forward, *stencil.signature, tuple(w), dtype, stride, crop, dilation, groups))  # text remembers its hash
+    order = repr((is_forward, pack_always, *stencil.signature, tuple(w), dtype, stride, crop, dilation, groups))  # text remembers its hash
     return Plan(stencil, order, shape, summed, last)
 
 

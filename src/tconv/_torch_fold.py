@@ -33,7 +33,7 @@ class Folded(NamedTuple):
 
     weight: Tensor
     bias: Tensor | None
-    activation: layers.Activation | None
+    activation: call.Activation | None
 
 
 def fold_(model: nn.Module) -> Report:
@@ -145,7 +145,7 @@ def _folded(conv: Any, followers: list[Any]) -> Folded:
     bias = None if conv.bias is None else conv.bias.detach().to(torch.float64, copy=True)
     for part in followers:
         if not isinstance(part, _NORMS):
-            activation = layers.Activation.of(part)
+            activation = call.Activation.of(part)
             continue
         scale, shift = _map(part)
         by_group = weight.unflatten(0, (conv.groups, -1)) * scale.view(conv.groups, 1, -1, *[1] * (weight.ndim - 2))
@@ -227,5 +227,5 @@ def _chain(names: list[str], parts: list[nn.Module]) -> Chain:
     """The first of the names, and of the next two a BatchNorm, then an activation, if that is what they are."""
     norm = names[1] if len(parts) > 1 and type(parts[1]) in _NORMS else None
     rest = 2 if norm else 1
-    activation = names[rest] if len(parts) > rest and layers.Activation.of(parts[rest]) else None
+    activation = names[rest] if len(parts) > rest and call.Activation.of(parts[rest]) else None
     return Chain(names[0], norm, activation)

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from . import _torch_call as call
 from ._spec import Ints, Padding, pairs
@@ -61,27 +59,6 @@ def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
     return call.functional(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-class Activation(NamedTuple):
-    """A function of each element, as `fold_` makes it part of a layer."""
-
-    name: str
-    slope: float = 0.0  # of a leaky one
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Activation | None:
-        """What a module computes, if it is one of ours."""
-        names = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
-        name = names.get(type(module))
-        return None if name is None else cls(name, getattr(module, "negative_slope", 0.0))
-
-    def __call__(self, y: Tensor) -> Tensor:
-        """Of every element, by PyTorch."""
-        if self.name == "leaky_relu":
-            return functional.leaky_relu(y, self.slope)
-        function: Callable[[Tensor], Tensor] = getattr(torch, self.name)
-        return function(y)
-
-
 def words_of(module: Any) -> tuple[Any, ...]:
     """The words of a module, PyTorch's or ours, as calls take them."""
     return module.stride, module.padding, module.output_padding, module.groups, module.dilation
@@ -106,7 +83,7 @@ class Layer:
     _output_padding: Any
 
     frozen = False  # `fold_` made it: its weight is its own, and nobody writes to it behind PyTorch's back
-    activation: Activation | None = None  # `fold_` found it behind the layer
+    activation: call.Activation | None = None  # `fold_` found it behind the layer
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Padding = 0,
                  output_padding: Ints = 0, groups: int = 1, bias: bool = True, dilation: Ints = 1, padding_mode: str = "zeros",
@@ -126,8 +103,7 @@ class Layer:
             words, more = (self.stride, self.padding, 0, self.groups, self.dilation), tuple(n for size in sizes for n in (0, size))
         elif output_size is not None:
             more = call.longer(input, self.weight, words, output_size)
-        y = call.transposed(rank, input, self.weight, self.bias, words, more, self.frozen)
-        return y if self.activation is None else self.activation(y)
+        return call.transposed(rank, input, self.weight, self.bias, words, more, self.frozen, self.activation)
 
     def extra_repr(self) -> str:
         """PyTorch's line, and what was folded."""
