@@ -145,10 +145,13 @@ def _overhead(rounds: int) -> dict[str, float]:
     arrays = [tensor.numpy(force=True) for tensor in (x, layer.weight, layer.bias)]
     plan.stencil.pack(arrays[1], packed)
     theirs = torch.nn.ConvTranspose2d(8, 8, 3, 2, 1)
-    calls: Variants = {"core": lambda: plan.stencil.run(arrays[0], packed, arrays[2], out), "module": _inference(layer, (x,)),
-                       "function": _inference(lambda x: tconv.torch.conv_transpose2d(x, layer.weight, layer.bias, 2, 1), (x,)),
-                       "module, gradients wanted": lambda: layer(x), "PyTorch's module": _inference(theirs, (x,))}  # fmt: skip
-    return _timed({name: _repeated(call, 500) for name, call in calls.items()}, rounds, 500)
+    calls: Variants = {"core": lambda: plan.stencil.run(arrays[0], packed, arrays[2], out), "module": lambda: layer(x),
+                       "function": lambda: tconv.torch.conv_transpose2d(x, layer.weight, layer.bias, 2, 1),
+                       "PyTorch's module": lambda: theirs(x)}  # fmt: skip
+    repeated = {name: _repeated(call, 500) for name, call in calls.items()}
+    with torch.no_grad():
+        seconds = _timed(repeated, rounds, 500)
+    return seconds | _timed({f"{name}, gradients wanted": repeated[name] for name in ("module", "PyTorch's module")}, rounds, 500)
 
 
 def _beside(rounds: int) -> dict[str, float]:

@@ -261,6 +261,15 @@ def test_frozen_weights_are_packed_once_and_training_keeps_nothing():
     assert key not in _torch_weights._weights, "packed weights outlive their tensor"
 
 
+def test_the_same_call_gives_the_same_bits_whether_its_weight_is_kept_or_not():
+    layer, x = ours.ConvTranspose2d(32, 24, 4, 2, 1), numbers(2, 32, 16, 16)
+    with torch.no_grad():
+        first = layer(x)
+        assert all(torch.equal(layer(x), first) for _ in range(3))
+        layer.weight.data = layer.weight.data.clone()
+        assert torch.equal(layer(x), first)
+
+
 def test_one_weight_in_many_layers():
     """Strides, dilations, crops and groups each have their packed form of it; more of them than are kept."""
     x, w = numbers(2, 6, 5, 6), numbers(6, 4, 3, 3, seed=1)

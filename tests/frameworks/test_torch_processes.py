@@ -76,7 +76,7 @@ def test_in_workers_of_a_data_loader(start):
 def test_the_number_of_threads_is_that_of_torch(monkeypatch):
     asked = []
     prepare = _torch_core.prepare
-    monkeypatch.setattr(_torch_core, "prepare", lambda *words: asked.append(words[-1]) or prepare(*words))
+    monkeypatch.setattr(_torch_core, "prepare", lambda *words, **more: asked.append(words[-1]) or prepare(*words, **more))
     before = torch.get_num_threads()
     results = []
     try:
