@@ -59,7 +59,7 @@ class Operator:
         in_channels, kernel_size, out_channels = axes
         rank, geometry = len(kernel_size), dict(self._words)
         _problem.check_layout(geometry.pop("layout"))
-        sizes = _large_enough(geometry["padding"], geometry["stride"], rank)
+        sizes = large_enough(geometry["padding"], geometry["stride"], rank)
         Spec.build(sizes, kernel_size, in_channels=in_channels, out_channels=out_channels, **geometry)
         if self._output_size is not None:
             at_least_one("output_size", integers("output_size", self._output_size, rank))
@@ -152,7 +152,7 @@ class Operator:
         return packed
 
 
-def _large_enough(padding: Any, stride: Any, rank: int) -> tuple[int, ...]:
+def large_enough(padding: Any, stride: Any, rank: int) -> tuple[int, ...]:
     """An input size that the crop does not use up."""
     crops = [(0, 0)] * rank if isinstance(padding, str) else pairs("padding", padding, rank)
     strides = integers("stride", stride, rank)
