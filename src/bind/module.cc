@@ -29,8 +29,8 @@ using Crop = std::pair<i64, i64>;
 
 constexpr i64 kLimit = i64(1) << 62;
 
-void require(bool ok, const char* what) {
-  if (!ok) throw std::invalid_argument(std::string("tconv._core: ") + what);
+void require(bool ok, const char* what, const char* rule = "") {
+  if (!ok) throw std::invalid_argument(std::string("tconv._core: ") + what + rule);
 }
 
 // a * b for non-negative sizes, refused beyond 62 bits.
@@ -72,12 +72,12 @@ struct Problem {
   // The strides of a data array, once its shape is known to be the problem's.
   template <class T, class Array>
   View<T> data(const Array& array, bool output, const char* name) const {
-    require(array.dtype() == nb::dtype<std::remove_const_t<T>>(), (std::string(name) + ": wrong dtype").c_str());
-    require(int(array.ndim()) == rank + 1 + batched, (std::string(name) + ": wrong number of axes").c_str());
+    require(array.dtype() == nb::dtype<std::remove_const_t<T>>(), name, ": wrong dtype");
+    require(int(array.ndim()) == rank + 1 + batched, name, ": wrong number of axes");
     View<T> view{static_cast<T*>(const_cast<void*>(static_cast<const void*>(array.data()))), {}};
     int at = 0;
     const auto take = [&](int axis, i64 expected) {
-      require(i64(array.shape(at)) == expected, (std::string(name) + ": wrong shape").c_str());
+      require(i64(array.shape(at)) == expected, name, ": wrong shape");
       view.stride[axis] = array.stride(at++);
     };
     if (batched) take(0, spec.batch);
@@ -199,8 +199,8 @@ class Stencil {
 
   template <class T, class Array>
   static void check_vector(const Array& a, i64 size, const char* name) {
-    require(a.dtype() == nb::dtype<T>() && a.ndim() == 1 && i64(a.shape(0)) == size && (size == 1 || a.stride(0) == 1),
-            (std::string(name) + ": must be a contiguous vector of the right length and dtype").c_str());
+    require(a.dtype() == nb::dtype<T>() && a.ndim() == 1 && i64(a.shape(0)) == size && (size == 1 || a.stride(0) == 1), name,
+            ": must be a contiguous vector of the right length and dtype");
   }
 
   Problem problem_;

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _problem
+from . import _core, _problem
 from ._functional import Prepared, into, key, prepare, words_key
 from ._problem import SLOPE, activation_code
 from ._runtime import Array, as_array, bias_array, compute_dtype, get_num_threads, kernel_for, readable, result, same_dtype, thread_count
@@ -51,7 +52,7 @@ class Operator:
         channels = self._check(_problem.weight_axes(w.shape, groups))
         self._bias = None if bias is None else np.array(bias_array(bias, channels, w), dtype=self._dtype, order="C")
         self._w.setflags(write=False)
-        self._plans: dict[Any, Prepared] = {}
+        self._ready: dict[Any, _Ready] = {}
         self._packed: dict[Any, Array] = {}
 
     def _check(self, axes: tuple[int, tuple[int, ...], int]) -> int:
@@ -104,7 +105,7 @@ class Operator:
         return f"Operator(w{self._w.shape} {self._w.dtype.name}, {', '.join(f'{k}={v!r}' for k, v in facts.items())})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}, "_packed": {}}
+        return {**self.__dict__, "_ready": {}, "_packed": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Perhaps on another machine, whose best kernel may be another."""
@@ -114,20 +115,20 @@ class Operator:
     def _run(self, value: Any, forward: bool, input_size: Any, out: Array | None) -> Array:
         name = "x" if forward else "grad"
         array = value if type(value) is np.ndarray else as_array(name, value)
-        if array.dtype != self._w.dtype:
+        dtype = array.dtype
+        if dtype != self._w.dtype:
             same_dtype(("w", self._w), (name, array))
-        call = (array.shape, forward, key("input_size", input_size), self._threads or get_num_threads())
-        prepared = self._plans.get(call) or self._plan(call)
-        target = result(out, prepared.shape, array.dtype, [array], prepared.problem.spec)
-        packed = self._weights(prepared, forward)
-        bias, code, slope = None, 0, 0.0
-        if forward:
-            bias, code, slope = self._bias, self._code, self._slope
+        if input_size is not None:
+            input_size = key("input_size", input_size)
+        call = (array.shape, forward, input_size, self._threads or get_num_threads())
+        ready = self._ready.get(call) or self._make_ready(call)
         x = readable(array, self._dtype)
-        if out is None and array.dtype == self._dtype:
-            prepared.stencil.run(x, packed, bias, target, code, slope)
+        if out is None and dtype is self._dtype:  # the usual call, which checks nothing twice: microseconds count
+            target = np.empty(ready.shape, dtype)
+            ready.run(x, ready.packed, ready.bias, target, ready.activation, ready.slope)
             return target
-        return into(target, self._dtype, partial(prepared.stencil.run, x, packed, bias, activation=code, slope=slope))
+        target = result(out, ready.shape, dtype, [array], ready.problem.spec)
+        return into(target, self._dtype, partial(ready.run, x, ready.packed, ready.bias, activation=ready.activation, slope=ready.slope))
 
     def _plan(self, call: tuple[Any, ...]) -> Prepared:
         shape, forward, input_size, threads = call
@@ -135,21 +136,38 @@ class Operator:
             problem = _problem.forward(shape, self._w.shape, output_size=self._output_size, **self._words)
         else:
             problem = _problem.grad_input(shape, self._w.shape, input_size, output_size=self._output_size, **self._words)
-        prepared = prepare(problem, forward, self._dtype, self._kernel, threads, pack_always=False)
-        if len(self._plans) >= _PLANS:
-            self._plans.clear()
-        self._plans[call] = prepared
-        return prepared
+        return prepare(problem, forward, self._dtype, self._kernel, threads, pack_always=False)
 
-    def _weights(self, prepared: Prepared, forward: bool) -> Array:
+    def _make_ready(self, call: tuple[Any, ...]) -> _Ready:
+        problem, stencil, shape = self._plan(call)
+        after: tuple[Any, int, float] = (self._bias, self._code, self._slope) if call[1] else (None, 0, 0.0)
+        ready = _Ready(stencil.run, self._weights(stencil, call[1]), *after, shape, problem)
+        if len(self._ready) >= _PLANS:
+            self._ready.clear()
+        self._ready[call] = ready
+        return ready
+
+    def _weights(self, stencil: _core.Stencil, forward: bool) -> Array:
         """Packed weights; which phases exist decides their order, and only an output smaller than its stride lacks any."""
-        order = (forward, *prepared.stencil.signature)
+        order = (forward, *stencil.signature)
         packed = self._packed.get(order)
         if packed is None:  # two threads may both pack: the same bits, and no lock that a fork could leave locked
-            packed = np.empty(prepared.stencil.weight_elements, self._dtype)
-            prepared.stencil.pack(readable(self._w, self._dtype), packed)
+            packed = np.empty(stencil.weight_elements, self._dtype)
+            stencil.pack(readable(self._w, self._dtype), packed)
             self._packed[order] = packed
         return packed
+
+
+class _Ready(NamedTuple):
+    """All that a call with an input of a known shape needs."""
+
+    run: Callable[..., None]
+    packed: Array
+    bias: Array | None
+    activation: int
+    slope: float
+    shape: tuple[int, ...]
+    problem: _problem.Problem
 
 
 def large_enough(padding: Any, stride: Any, rank: int) -> tuple[int, ...]:

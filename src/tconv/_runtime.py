@@ -19,6 +19,8 @@ from ._spec import ArgumentError, integer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+
 try:
     __version__ = version("tconv")
 except PackageNotFoundError:  # a source tree that is not installed
@@ -85,13 +87,18 @@ def _names(all_of_this_build: bool) -> tuple[str, ...]:
 
 def kernel_for(algorithm: str) -> str:
     """The kernel that an `algorithm` argument means: a method alone is that of the best instruction set here."""
+    found = _by_name().get(algorithm) if isinstance(algorithm, str) else None
+    if found:
+        return found
     names = kernels()
-    if isinstance(algorithm, str) and algorithm in _core.methods():
-        return next(name for name in names if name.startswith(f"{algorithm}_"))
-    if algorithm in names:
-        return algorithm
     rule = "is not run by this processor" if algorithm in _names(True) else "is not known"
     raise ArgumentError("algorithm", algorithm, f"{rule}; choose one of {', '.join((*_core.methods(), *names))}")
+
+
+@lru_cache(maxsize=1)
+def _by_name() -> dict[str, str]:
+    names = kernels()
+    return {name: name for name in names} | {m: next(n for n in names if n.startswith(f"{m}_")) for m in _core.methods()}
 
 
 def config() -> dict[str, Any]:
@@ -119,12 +126,14 @@ def show_config() -> None:
 def compute_dtype(name: str, array: Array) -> np.dtype[Any]:
     """The dtype the core computes in: float64 for float64, float32 for float32, float16 and bfloat16."""
     dtype = array.dtype
+    if dtype is _SINGLE or dtype is _DOUBLE:
+        return dtype
     if not dtype.isnative:
         raise ArgumentError(name, dtype.str, "must be in the machine's byte order")
     if dtype.kind == "f" and dtype.itemsize == 8:
-        return np.dtype(np.float64)
+        return _DOUBLE
     if (dtype.kind == "f" and dtype.itemsize in (2, 4)) or dtype.name == "bfloat16":
-        return np.dtype(np.float32)
+        return _SINGLE
     raise ArgumentError(name, dtype.name, "must be an array of float32, float64, float16 or bfloat16")
 
 
@@ -196,7 +205,7 @@ def _share(a: Array, b: Array) -> bool:
 
 def _overlaps_itself(array: Array) -> bool:
     """Sufficient for every view made by slicing and transposing: each stride steps over all that the smaller ones span."""
-    if not array.size:
+    if array.flags.c_contiguous or not array.size:
         return False
     span = array.itemsize
     for stride, size in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
