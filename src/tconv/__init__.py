@@ -3,11 +3,15 @@
 
 from . import conventions as conventions
 from . import reference as reference
+from ._deconvolve import conv_transpose_inverse as conv_transpose_inverse
+from ._deconvolve import deconvolve as deconvolve
 from ._functional import conv_transpose as conv_transpose
 from ._functional import conv_transpose_grad_input as conv_transpose_grad_input
 from ._functional import conv_transpose_grad_weight as conv_transpose_grad_weight
 from ._functional import stamp as stamp
+from ._method import Deconvolution as Deconvolution
 from ._operator import Operator as Operator
+from ._posed import Posedness as Posedness
 from ._runtime import __version__ as __version__
 from ._runtime import config as config
 from ._runtime import get_num_threads as get_num_threads
@@ -22,14 +26,18 @@ from .conventions import convert as convert
 __all__ = [
     "ArgumentError",
     "Axis",
+    "Deconvolution",
     "Operator",
+    "Posedness",
     "Spec",
     "config",
     "conv_transpose",
     "conv_transpose_grad_input",
     "conv_transpose_grad_weight",
+    "conv_transpose_inverse",
     "conventions",
     "convert",
+    "deconvolve",
     "get_num_threads",
     "kernels",
     "reference",

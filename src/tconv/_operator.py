@@ -5,17 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core, _problem
 from ._functional import Prepared, into, key, prepare, words_key
+from ._model import Model
 from ._problem import SLOPE, activation_code
 from ._runtime import Array, as_array, bias_array, compute_dtype, get_num_threads, kernel_for, readable, result, same_dtype, thread_count
 from ._spec import ArgumentError, Ints, Padding, Spec, at_least_one, integers, pairs
 from ._why import Why, why
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+    from scipy.sparse.linalg import LinearOperator
+
+    from ._posed import Posedness
 
 _PLANS = 64  # input shapes whose plans an operator keeps
 
@@ -97,6 +104,66 @@ class Operator:
     def T(self, grad: npt.ArrayLike, input_size: Ints | None = None, out: Array | None = None) -> Array:
         """The adjoint, without bias and activation: grad (N, Cout, *O) -> (N, Cin, *I); see `conv_transpose_grad_input`."""
         return self._run(grad, False, input_size, out)
+
+    def as_linear_operator(self, shape: tuple[int, ...]) -> LinearOperator:
+        """The layer without bias and activation as SciPy's `LinearOperator` on flat arrays, for inputs of a shape; PyLops takes it too.
+
+        x.ravel() (N * Cin * prod(I),) -> y.ravel() (N * Cout * prod(O),); `rmatvec` is `T`. Needs SciPy: pip install "tconv[deconvolve]".
+
+        >>> import numpy as np, tconv
+        >>> tconv.Operator(np.ones((2, 3, 4)), stride=2).as_linear_operator((1, 2, 5)).shape
+        (36, 10)
+        """
+        from ._linear import linear_operator
+
+        problem = self._plan((tuple(shape), True, None, self._threads or get_num_threads())).problem
+        linear = Operator(self._w, output_size=self._output_size, threads=self._threads, algorithm=self._algorithm, **self._words)
+        adjoint = partial(linear.T, input_size=problem.spec.input_size)
+        return linear_operator(linear, adjoint, problem.input_shape, problem.output_shape, self._w.dtype)
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        """The same as SciPy's sparse matrix, (y.size, x.size), with one entry for every product; refused where these are over 2^27.
+
+        >>> import numpy as np, tconv
+        >>> tconv.Operator(np.array([[[1.0, 2]]]), stride=2).as_matrix((1, 1, 2)).toarray()
+        array([[1., 0.],
+               [2., 0.],
+               [0., 1.],
+               [0., 2.]])
+        """
+        from ._linear import layer_matrix
+
+        problem = self._plan((tuple(shape), True, None, self._threads or get_num_threads())).problem
+        return layer_matrix(problem.spec, readable(self._w, self._dtype), problem.layout == "channels_last")
+
+    def singular_values(self, shape: tuple[int, ...]) -> Array:
+        """Singular values of one sample of the layer, largest first, for inputs of a shape; those of `T` are the same.
+
+        As they are up to 700 values a group of channels; for larger inputs those of the circular convolution with the same kernel, on a grid
+        of frequencies. Gray, "Toeplitz and Circulant Matrices: A Review", 2006, says how near these are.
+
+        >>> import numpy as np, tconv
+        >>> tconv.Operator(np.array([[[1.0, 2]]]), stride=2).singular_values((1, 1, 3)).round(3)
+        array([2.236, 2.236, 2.236])
+        """
+        from ._posed import singular_values
+
+        return singular_values(self._model(shape))
+
+    def posedness(self, shape: tuple[int, ...]) -> Posedness:
+        """Whether an input of a shape can be recovered from its output, and how noise grows in doing so: `Posedness`.
+
+        >>> import numpy as np, tconv
+        >>> tconv.Operator(np.ones((8, 1, 2)), stride=2).posedness((1, 8, 5)).null_space
+        35
+        """
+        from ._posed import posedness
+
+        return posedness(self._model(shape))
+
+    def _model(self, shape: tuple[int, ...]) -> Model:
+        spec = self._plan((tuple(shape), True, None, self._threads or get_num_threads())).problem.spec
+        return Model(spec, self._w.astype(np.float64), transposed=True)
 
     def __repr__(self) -> str:
         facts = {"bias": self._bias is not None, **self._words, "output_size": self._output_size, "activation": self._activation,

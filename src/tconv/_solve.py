@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which method solves a deconvolution, with how much regularisation, and what is to be said about its answer."""
+
+from __future__ import annotations
+
+import warnings
+from math import log, prod, sqrt
+from typing import Any
+
+import numpy as np
+import scipy.fft
+
+from ._iterate import KRYLOV, Found, Task, least_squares, noise_level, richardson_lucy, sparse, total_variation
+from ._method import LINEAR, Deconvolution, Wish
+from ._model import Model
+from ._posed import DENSE, Posedness, posedness
+from ._regularize import choose
+from ._runtime import Array
+from ._spec import ArgumentError
+from ._spectrum import Dense, Fourier, Spectrum
+
+_SOUND = {8: 1e6}  # the condition up to which an answer without regularisation is more signal than rounding; float32 and less: 1e3
+_TOLERANCE = {8: 1e-13}  # and 1e-6
+_ITERATIONS = {"richardson_lucy": 30, "tv": 60, "l1": 500}
+_MATRICES = 2**24  # values of all frequencies' matrices, up to which "auto" takes them apart
+
+
+def solve(wish: Wish, model: Model, y: Array, itemsize: int) -> Deconvolution:
+    """x from y, both (N, channels, *size); `itemsize` is that of the caller's y, whose rounding is the least noise."""
+    method = _method(model) if wish.method == "auto" else wish.method
+    spectrum: Spectrum | None = Dense(model) if method == "dense" else None
+    if method == "fourier" and model.circular:
+        spectrum = Fourier(model, model.spec.input_size, y.dtype, wish.penalty)
+    posed = posedness(model, spectrum)
+    linear = method in LINEAR
+    tolerance = (_TOLERANCE.get(itemsize, 1e-6) if linear else 1e-4) if wish.tolerance is None else wish.tolerance
+    iterations = wish.iterations or _ITERATIONS.get(method, min(2000, max(100, 10 * model.unknowns)))
+    noise = noise_level(y) if method in ("tv", "l1") and wish.noise is None else wish.noise
+    task = Task(model, y, iterations, tolerance, noise, wish.progress, wish.threads)
+    weight = _weight(wish, posed, itemsize) if linear else wish.regularization
+    found = _run(method, task, spectrum, weight, wish.penalty)
+    size = float(np.linalg.norm(y.astype(np.float64)))
+    answer = Deconvolution(found.x, task.misfit(found.x) / size if size else 0.0, found.iterations, found.converged, method,
+                           found.weight, noise, posed)  # fmt: skip
+    if linear:
+        _warn(answer, _SOUND.get(itemsize, 1e3))
+    return answer
+
+
+def _method(model: Model) -> str:
+    spec = model.spec
+    matrices = prod(model.y_shape[1:]) * spec.out_channels // spec.groups * prod(spec.stride)
+    if model.circular and matrices <= _MATRICES:
+        return "fourier"
+    return "dense" if max(model.unknowns, model.equations) <= DENSE else "lsmr"
+
+
+def _weight(wish: Wish, posed: Posedness, itemsize: int) -> float | str:
+    """The weight or the rule that chooses it."""
+    if wish.regularization is not None:
+        return wish.regularization if isinstance(wish.regularization, str) else float(wish.regularization)
+    if wish.noise is not None:
+        return "discrepancy"
+    return 0.0 if posed.condition <= _SOUND.get(itemsize, 1e3) else "gcv"
+
+
+def _run(method: str, task: Task, spectrum: Spectrum | None, weight: Any, penalty: str) -> Found:
+    if method in KRYLOV:
+        return least_squares(task, weight, method)
+    if method == "richardson_lucy":
+        for name, values in (("kernel", task.model.weight), ("y", task.y)):
+            if values.min() < 0:
+                raise ArgumentError(name, float(values.min()), "must not be negative for richardson_lucy: clip it, or take another method")
+        return richardson_lucy(task)
+    if method == "tv":
+        return total_variation(task, weight)
+    if method == "l1":
+        column = float(np.linalg.norm(task.model.weight)) / sqrt(task.model.spec.out_channels // task.model.spec.groups)
+        universal = 2 * (task.noise or 0.0) * sqrt(2 * log(max(2, prod(task.model.x_shape)))) * column
+        return sparse(task, universal if weight is None else float(weight))
+    y = task.y
+    if spectrum is None:
+        y = continued(task.model, y)
+        spectrum = Fourier(task.model, y.shape[2:], y.dtype, penalty)
+    x, weight = filtered(spectrum, y, weight, task.noise)
+    return Found(np.ascontiguousarray(x[(..., *map(slice, task.model.x_size))]), 0, True, weight)
+
+
+def filtered(spectrum: Spectrum, y: Array, weight: float | str, noise: float | None) -> tuple[Array, float]:
+    """(x, weight) by a filter on singular values."""
+    beta = spectrum.analyse(y)
+    if isinstance(weight, str):
+        weight = choose(spectrum.coefficients(y, beta), weight, noise)
+    return spectrum.solve(beta, weight), weight
+
+
+def continued(model: Model, y: Array) -> Array:
+    """y continued at its end until it is periodic and smooth: its mirror image at the end, fading into that at the start."""
+    if set(model.spec.stride) != {1} or model.transposed:
+        raise ArgumentError("method", "fourier", "needs stride 1, or boundary='circular' and an x of stride times the size of y", model.spec)
+    for number, (axis, size) in enumerate(zip(model.spec.axes, model.x_size, strict=True), start=2):
+        rows = np.moveaxis(y, number, 0)
+        total = scipy.fft.next_fast_len(max(size, axis.size + 2 * axis.extent), real=True)
+        more = np.arange(total - axis.size)
+        share = ((more + 1) / (len(more) + 1)).astype(y.dtype).reshape(-1, *(1,) * (rows.ndim - 1))
+        after, before = rows[np.clip(axis.size - 1 - more, 0, None)], rows[np.clip(len(more) - 1 - more, 0, axis.size - 1)]
+        y = np.moveaxis(np.concatenate([rows, (1 - share) * after + share * before]), 0, number)
+    return np.ascontiguousarray(y)
+
+
+def _warn(answer: Deconvolution, sound: float) -> None:
+    """No noise in silence."""
+    if not answer.converged:
+        warnings.warn(f"{answer.method} did not converge in {answer.iterations} iterations: residual {answer.residual:.3g}, condition "
+                      f"{answer.posedness.condition:.3g}; allow more, or regularize", RuntimeWarning, stacklevel=5)  # fmt: skip
+    if answer.regularization == 0 and answer.posedness.condition > sound:
+        warnings.warn(f"the answer may be mostly noise: errors of y grow up to {answer.posedness.condition:.3g} times, and nothing holds "
+                      "them back with regularization=0", RuntimeWarning, stacklevel=5)  # fmt: skip
