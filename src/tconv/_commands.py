@@ -74,7 +74,7 @@ def upscale(
     started = time.perf_counter()
     picture = _picture.read(photo)
     _picture.check_target(out, photo, picture.image, times)
-    with _progress(not json, picture.image.height * times) as advance:
+    with _progress(not json, "enlarging", "rows", picture.image.height * times) as advance:
         result = _picture.enlarge(picture.image, times, method, advance, threads=threads)
         computed = time.perf_counter()
         _picture.write(result, out, picture.kept)
@@ -93,21 +93,100 @@ def upscale(
           f"({facts['seconds_writing']:.2f} s writing) by {facts['kernel']} with {facts['threads']} threads")  # fmt: skip
 
 
+@app.command
+def deblur(
+    photo: Path,
+    kernel: str,
+    out: Path,
+    /,
+    *,
+    method: Literal["fourier", "tv", "richardson_lucy", "lsmr"] = "fourier",
+    boundary: Literal["reflect", "replicate", "circular", "zero", "free"] = "reflect",
+    noise: float | None = None,
+    regularization: str | None = None,
+    iterations: int | None = None,
+    compare: Path | None = None,
+    threads: int | None = None,
+    json: bool = False,
+) -> None:
+    """Sharpen a photograph whose blur is known: deconvolution, which gives values back where a transposed convolution gives a shape.
+
+    Parameters
+    ----------
+    photo
+        The picture to read: whatever Pillow reads.
+    kernel
+        What a point of light became: a picture, a .npy file, or gaussian:SIGMA, disk:RADIUS or motion:LENGTH:ANGLE in pixels and degrees.
+    out
+        The file to write: .png, .jpg, .tif or .webp. Written whole or not at all.
+    method
+        fourier is fast and smooth, tv keeps edges, richardson_lucy is for photon counts, lsmr takes every border to the letter.
+    boundary
+        What lies beyond the border; free: nothing is known of it.
+    noise
+        Its standard deviation in the picture's values; found from the picture where it is needed and not given.
+    regularization
+        A weight of the penalty, or gcv, lcurve or discrepancy, which choose one.
+    iterations
+        At most so many.
+    compare
+        Also write the picture before and after, side by side, into this file.
+    threads
+        How many threads compute; by default all cores.
+    json
+        Print what was done as JSON.
+    """
+    from . import _picture
+
+    started = time.perf_counter()
+    picture, taps = _picture.read(photo), _picture.kernel(kernel)
+    targets = [out] if compare is None else [out, compare]
+    for number, path in enumerate(targets, start=1):
+        _picture.check_target(path, photo, picture.image, 1, wide=number)
+    with _progress(not json, "deblurring", "iterations", iterations) as advance:
+        result, found = _picture.sharpen(picture.image, taps, progress=lambda _: advance(1), method=method, boundary=boundary, noise=noise,
+                                         regularization=_weight(regularization), iterations=iterations, threads=threads)  # fmt: skip
+    computed = time.perf_counter()
+    for path, image in zip(targets, (result, _picture.beside(picture.image, result)), strict=False):
+        _picture.write(image, path, picture.kept)
+    facts = {
+        "input": str(photo), "output": [str(path) for path in targets], "size": result.size, "mode": result.mode, "kernel": kernel,
+        "kernel_size": taps.shape, "method": found.method, "boundary": boundary, "regularization": found.regularization,
+        "noise": found.noise, "residual": found.residual, "iterations": found.iterations, "converged": found.converged,
+        "condition": found.posedness.condition, "unique": found.posedness.unique, "notes": picture.notes,
+        "seconds": round(time.perf_counter() - started, 3), "seconds_writing": round(time.perf_counter() - computed, 3),
+    }  # fmt: skip
+    if json:
+        return _print_json(facts)
+    for note in picture.notes:
+        print(f"{photo}: {note}")
+    print(f"{out}: {result.width} x {result.height} {result.mode}, {_by(taps.shape)} kernel, {facts['seconds']:.2f} s")
+    print(found)
+
+
+def _weight(text: str | None) -> float | str | None:
+    """A number where it is one; everything else is for `deconvolve` to judge."""
+    try:
+        return text if text is None else float(text)
+    except ValueError:
+        return text
+
+
 @contextlib.contextmanager
-def _progress(wanted: bool, rows: int) -> Iterator[Callable[[int], None]]:
-    """A bar of output rows on stderr, where a person sees it; yields what takes the number of new rows."""
+def _progress(wanted: bool, doing: str, unit: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, where a person sees it; yields what takes the number of new rows, or whatever the unit is."""
     if not wanted or not sys.stderr.isatty():
-        yield lambda rows: None
+        yield lambda done: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} rows"), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("enlarging", total=rows)
+        task = bar.add_task(doing, total=total)
 
-        def advance(rows: int) -> None:
-            bar.advance(task, rows)
+        def advance(done: int) -> None:
+            bar.advance(task, done)
             if bar.finished:
                 bar.update(task, description="writing")
 

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse.linalg as krylov
 
 from ._linear import linear_operator
-from ._model import Model, extend, fold
+from ._model import Model, extend, fold, norm
 from ._operator import Operator
 from ._regularize import Coefficients, choose
 from ._runtime import Array
@@ -71,7 +71,7 @@ class Task:
 
     def misfit(self, x: Array) -> float:
         """|A x - y|."""
-        return float(np.linalg.norm((self.forward(x) - self.y).astype(np.float64)))
+        return norm(self.forward(x) - self.y)
 
     def goal(self) -> float:
         """|A x - y| when what is left is noise."""
@@ -81,7 +81,9 @@ class Task:
 def least_squares(task: Task, weight: float | str, method: str) -> Found:
     """min |A x - y|^2 + weight |x|^2, from x = 0, so that with weight 0 the answer is the one of minimum norm."""
     if isinstance(weight, str):
-        weight = choose(bidiagonal(task), weight, task.noise)
+        found = bidiagonal(task, weight)
+        short = len(found.sigma) == _STEPS[weight]  # y is not explained up to its noise yet: then its prediction decides
+        weight = choose(found, weight, task.goal()) or (choose(found, "gcv", 0.0) if short else 0.0)
     task.done = 0
     x, iterations, converged = _KRYLOV[method](task, float(np.sqrt(weight)))
     return Found(x.reshape(task.model.x_shape), iterations, converged, weight)
@@ -109,23 +111,31 @@ _KRYLOV = {"lsmr": _lsmr, "lsqr": _lsqr, "cg": _cg}
 KRYLOV = tuple(_KRYLOV)
 
 
-def bidiagonal(task: Task, steps: int = 60) -> Coefficients:
-    """What A and y look like in `steps` steps of Golub and Kahan: the few numbers that a rule chooses a weight from. Keeps three vectors.
+_STEPS = {"discrepancy": 400, "gcv": 60, "lcurve": 60}
+
+
+def bidiagonal(task: Task, rule: str) -> Coefficients:
+    """What A and y look like in some steps of Golub and Kahan: the few numbers that a rule chooses a weight from. Keeps three vectors.
+
+    60 steps, or for the discrepancy as many as it takes to explain y up to its noise.
 
     Golub, Kahan, "Calculating the singular values and pseudo-inverse of a matrix", 1965; hybrid methods: Hansen 2010, section 6.7.
     """
-    u = task.y / (size := float(np.linalg.norm(task.y)) or 1.0)
+    u = task.y / (size := norm(task.y) or 1.0)
     v, below, lower = np.zeros(task.model.x_shape), 0.0, []
-    for _ in range(min(steps, task.model.unknowns * task.model.spec.groups)):
+    rest, cosine = size, -1.0  # what the steps so far leave of y, and the rotation that says so: phi-bar and c of LSQR
+    for _ in range(min(_STEPS[rule], task.model.unknowns * task.model.spec.groups)):
         v = task.adjoint(u) - below * v
         task.step()
-        if (diagonal := float(np.linalg.norm(v))) <= 1e-14 * size:
+        if (diagonal := norm(v)) <= 1e-14 * size:
             break
         v /= diagonal
         u = task.forward(v) - diagonal * u
-        below = float(np.linalg.norm(u))
+        below = norm(u)
         lower.append((diagonal, below))
-        if below <= 1e-14 * size:
+        length = float(np.hypot(cosine * diagonal, below))
+        cosine, rest = -cosine * diagonal / length, rest * below / length
+        if below <= 1e-14 * size or rest <= 0.9 * task.goal():
             break
         u /= below
     matrix = np.zeros((len(lower) + 1, len(lower)))
@@ -148,12 +158,12 @@ def richardson_lucy(task: Task) -> Found:
     share = np.divide(1, given, out=np.zeros_like(given), where=given > 0)
     for _ in range(task.iterations):
         seen = task.forward(x)
-        if task.noise and float(np.linalg.norm(seen - y)) <= task.goal():
+        if task.noise and norm(seen - y) <= task.goal():
             return Found(x, task.done, True)
         ratio = np.divide(y, seen, out=np.zeros_like(y), where=seen > tiny)
         before, x = x, x * (task.adjoint(ratio) * share)
         task.step()
-        if float(np.linalg.norm(x - before)) <= task.tolerance * float(np.linalg.norm(x)):
+        if norm(x - before) <= task.tolerance * norm(x):
             return Found(x, task.done, True)
     return Found(x, task.done, bool(task.noise) and task.misfit(x) <= task.goal())
 
@@ -169,39 +179,58 @@ def sparse(task: Task, weight: float) -> Found:
     z, converged = x.copy(), False
     while task.done < task.iterations and not converged:
         x, z, change = solver.step(x, z)
-        converged = change <= task.tolerance * float(np.linalg.norm(x))
+        converged = change <= task.tolerance * norm(x)
     return Found(x.reshape(task.model.x_shape), task.done, converged, weight)
 
 
 def total_variation(task: Task, weight: float | None) -> Found:
-    """min |A x - y|^2 + weight TV(x) by PyLops' split Bregman; without a weight, the one that leaves the noise as residual.
+    """min |A x - y|^2 + weight TV(x), TV the sum of the lengths of x's gradient; without a weight, the one that leaves the noise as residual.
 
-    TV is the sum of absolute differences between neighbours. PyLops minimises mu / 2 |A x - y|^2 + eps^2 |D x|_1 in alternation, where
-    eps is also the threshold of differences (Goldstein and Osher, 2009): eps sets the pace, and mu = 2 eps^2 / weight.
+    The primal-dual method of Condat, "A primal-dual splitting method for convex optimization", 2013, algorithm 3.1: per step one product
+    with A and one with its adjoint, where split Bregman solves a linear system.
     """
-    import pylops
-    from pylops.optimization.cls_sparsity import SplitBregman
+    axes = [axis for axis in range(2, task.y.ndim) if task.model.x_shape[axis] > 1]
+    lipschitz = largest(task) ** 2
+    dual_step = lipschitz / (8 * max(len(axes), 1))  # |D|^2 <= 4 an axis: half of what the steps may be goes to either term
+    step = 1 / (lipschitz / 2 + dual_step * 4 * len(axes))
+    free, half = weight is None, (task.noise or 0.0) if weight is None else weight / 2  # below, f is |A x - y|^2 / 2
+    x = task.adjoint(task.y) / lipschitz
+    dual = np.zeros((len(axes), *x.shape), x.dtype)
+    while task.done < task.iterations:
+        left = task.forward(x) - task.y
+        ahead = x - step * (task.adjoint(left) + divergence(dual, axes))
+        change, size = (norm(a) for a in (ahead - x, ahead))
+        dual += dual_step * gradient(2 * ahead - x, axes)
+        length = np.sqrt((dual**2).sum(0))
+        dual *= np.divide(half, length, out=np.ones_like(length), where=length > half)
+        x = ahead
+        task.step()
+        settled = True
+        if free and task.done % 5 == 0:
+            factor = min(max(task.goal() / max(norm(left), 1e-300), 0.7), 1.4)
+            half, settled = half * factor, abs(factor - 1) < 0.02
+        if change <= task.tolerance * size and settled and (not free or task.done % 5 == 0):
+            return Found(x, task.done, True, 2 * half)
+    return Found(x, task.done, False, 2 * half)
 
-    shape, dtype = task.model.x_shape, task.model.weight.dtype
-    op = pylops.LinearOperator(task.operator(), dims=shape, dimsd=task.model.y_shape)
-    differences = [pylops.FirstDerivative(shape, axis=axis, kind="forward", dtype=dtype) for axis in range(2, len(shape)) if shape[axis] > 1]
-    free, weight = weight is None, 2 * (task.noise or 0.0) if weight is None else weight
-    pace = 0.04 * float(np.ptp(task.y)) / abs(float(task.model.weight.sum())) if task.model.weight.sum() else 0.04 * float(np.ptp(task.y))
-    solver = SplitBregman(op)
-    x = solver.setup(task.y.ravel(), differences, niter_inner=1, mu=2 * pace**2 / weight, epsRL1s=[pace] * len(differences))
-    rounds, converged = 0, False
-    while rounds < task.iterations and not converged:
-        before, x = x, solver.step(x, iter_lim=8, atol=0, btol=0)
-        rounds += 1
-        if task.progress is not None:
-            task.progress(rounds)
-        converged = float(np.linalg.norm(x - before)) <= task.tolerance * float(np.linalg.norm(x))
-        if free:
-            factor = min(max(task.goal() / max(task.misfit(x.reshape(shape)), 1e-300), 0.5), 2.0)
-            weight *= factor
-            solver.epsRs = [eps * float(np.sqrt(factor)) for eps in solver.epsRs]
-            converged = converged and abs(factor - 1) < 0.05
-    return Found(x.reshape(shape), rounds, converged, weight)
+
+def gradient(x: Array, axes: list[int]) -> Array:
+    """D x: differences to the next value along each axis, 0 at the end."""
+    found = np.zeros((len(axes), *x.shape), x.dtype)
+    for part, axis in zip(found, axes, strict=True):
+        a, b = np.moveaxis(x, axis, 0), np.moveaxis(part, axis, 0)
+        np.subtract(a[1:], a[:-1], out=b[:-1])
+    return found
+
+
+def divergence(dual: Array, axes: list[int]) -> Array:
+    """The adjoint of `gradient`."""
+    found = np.zeros(dual.shape[1:], dual.dtype)
+    for part, axis in zip(dual, axes, strict=True):
+        a, b = np.moveaxis(found, axis, 0), np.moveaxis(part, axis, 0)
+        a[:-1] -= b[:-1]
+        a[1:] += b[:-1]
+    return found
 
 
 def largest(task: Task) -> float:

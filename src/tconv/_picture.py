@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Picture files for the command line: read one, enlarge it, write it whole or not at all. The only module that knows Pillow."""
+"""Picture files for the command line: read one, enlarge or sharpen it, write it whole or not at all. The only module that knows Pillow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ._runtime import check_memory
+from . import deblur
+from ._method import Deconvolution
+from ._runtime import Array, check_memory
 from ._spec import ArgumentError
 from .upscale import bands
 
@@ -119,9 +121,9 @@ def _kept(image: Image.Image) -> dict[str, Any]:
     return {**kept, "exif": exif.tobytes()} if len(exif) else kept
 
 
-def check_target(path: Path, photo: Path, image: Image.Image, scale: int) -> None:
-    """Refuse, before any work, a target that could not be written or must not be."""
-    size = image.width * scale, image.height * scale
+def check_target(path: Path, photo: Path, image: Image.Image, scale: int, wide: int = 1) -> None:
+    """Refuse, before any work, a target that could not be written or must not be; `wide`: so many pictures side by side."""
+    size = image.width * scale * wide, image.height * scale
     rule = _objection(path, photo, image.mode, size)
     if rule:
         raise ArgumentError("out", str(path), rule)
@@ -158,6 +160,39 @@ def enlarge(image: Image.Image, scale: int, method: str, advance: Callable[[int]
         result.paste(rows.convert(image.mode), (0, top))
         advance(len(band))
     return result
+
+
+def kernel(text: str) -> Array:
+    """A blur kernel from a .npy file, a picture in which it is drawn, or a name: `deblur.kernel`."""
+    path = Path(text)
+    if path.suffix.lower() == ".npy":
+        try:
+            return deblur.point(np.load(path, allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise error if isinstance(error, ArgumentError) else ArgumentError("kernel", text, f"cannot be read ({_reason(error)})") from None
+    if path.suffix.lower() not in Image.registered_extensions():
+        return deblur.kernel(text)
+    try:
+        drawn = read(path).image
+    except ArgumentError as error:
+        raise ArgumentError("kernel", text, error.rule) from None
+    return deblur.point(np.asarray(drawn if drawn.mode in _DEEP else drawn.convert("L")))
+
+
+def sharpen(image: Image.Image, taps: Array, **options: Any) -> tuple[Image.Image, Deconvolution]:
+    """`deblur.restore` on a Pillow image, and its evidence."""
+    mode = _PREMULTIPLIED.get(image.mode, image.mode)
+    found = deblur.restore(np.asarray(image.convert(mode)), taps, **options)
+    data = np.ascontiguousarray(found.x)
+    return Image.frombuffer(mode, image.size, data, "raw", mode, 0, 1).convert(image.mode), found
+
+
+def beside(before: Image.Image, after: Image.Image) -> Image.Image:
+    """Two pictures of one size side by side."""
+    both = Image.new(before.mode, (before.width * 2, before.height))
+    both.paste(before, (0, 0))
+    both.paste(after, (before.width, 0))
+    return both
 
 
 def write(image: Image.Image, path: Path, kept: dict[str, Any]) -> None:

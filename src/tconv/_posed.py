@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._spectrum import Fourier, Spectrum
 
 DENSE = 700  # unknowns or equations of a group up to which singular values are computed as they are: under a second
-_FREQUENCIES, _WORK = 2**18, 5e7  # of an estimate, so that it costs less than a second
+_FREQUENCIES, _WORK = 2**14, 1e7  # of an estimate, so that it costs milliseconds
 _FAINT = 1e-3  # of the largest singular value: below it, noise grows a thousandfold
 
 

@@ -17,7 +17,6 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 
 from ._runtime import Array
-from ._spec import ArgumentError
 
 RULES = ("discrepancy", "gcv", "lcurve")
 _BINS = 2048  # coefficients whose singular values differ by less than 2 % are one: a picture has millions
@@ -67,8 +66,8 @@ def binned(sigma: Array, power: Array, count: Array, outside: float, equations: 
     return Coefficients(centre, np.bincount(bins, power, _BINS)[used], number[used], outside, equations)
 
 
-def choose(found: Coefficients, rule: str, noise: float | None) -> float:
-    """The weight that a rule takes; `noise` is the standard deviation of the noise in a value of y."""
+def choose(found: Coefficients, rule: str, noise: float) -> float:
+    """The weight that a rule takes; `noise` is the norm of the noise in y, which the discrepancy alone asks for."""
     if not found.sigma.size:
         return 0.0
     least, most = (2 * np.log(float(edge)) for edge in (found.sigma.min() / 1e3, found.sigma.max() * 1e3))
@@ -83,18 +82,17 @@ def choose(found: Coefficients, rule: str, noise: float | None) -> float:
     return _corner(found, logs)
 
 
-def _discrepancy(found: Coefficients, noise: float | None, least: float, most: float) -> float:
+def _discrepancy(found: Coefficients, noise: float, least: float, most: float) -> float:
     """Morozov: the residual is as large as the noise, no smaller."""
-    if noise is None:
-        raise ArgumentError("noise", None, "is needed by regularization='discrepancy': the standard deviation of the noise in y")
-    excess = lambda log: np.log(found.residual(np.exp(log)) + 1e-300) - np.log(noise**2 * found.equations + 1e-300)  # noqa: E731
+    excess = lambda log: np.log(found.residual(np.exp(log)) + 1e-300) - 2 * np.log(noise + 1e-150)  # noqa: E731
     if excess(least) >= 0:
         return 0.0
     return float(np.exp(most if excess(most) <= 0 else brentq(excess, least, most)))
 
 
 def _corner(found: Coefficients, logs: Array) -> float:
-    """Where the curve of (log residual, log size) bends most."""
+    """Where the curve of (log residual, log size) bends most, as long as some of the freedom is left."""
+    logs = logs[np.array([found.freedom(weight) for weight in np.exp(logs)]) >= 0.01 * found.count.sum()]
     curve = np.log([(found.residual(weight) + 1e-300, found.size(weight) + 1e-300) for weight in np.exp(logs)])
     first = np.gradient(curve, logs, axis=0)
     second = np.gradient(first, logs, axis=0)

@@ -12,7 +12,7 @@ import scipy.fft
 
 from ._iterate import KRYLOV, Found, Task, least_squares, noise_level, richardson_lucy, sparse, total_variation
 from ._method import LINEAR, Deconvolution, Wish
-from ._model import Model
+from ._model import Model, norm
 from ._posed import DENSE, Posedness, posedness
 from ._regularize import choose
 from ._runtime import Array
@@ -21,7 +21,7 @@ from ._spectrum import Dense, Fourier, Spectrum
 
 _SOUND = {8: 1e6}  # the condition up to which an answer without regularisation is more signal than rounding; float32 and less: 1e3
 _TOLERANCE = {8: 1e-13}  # and 1e-6
-_ITERATIONS = {"richardson_lucy": 30, "tv": 60, "l1": 500}
+_ITERATIONS = {"richardson_lucy": 30, "tv": 300, "l1": 500}
 _MATRICES = 2**24  # values of all frequencies' matrices, up to which "auto" takes them apart
 
 
@@ -39,7 +39,7 @@ def solve(wish: Wish, model: Model, y: Array, itemsize: int) -> Deconvolution:
     task = Task(model, y, iterations, tolerance, noise, wish.progress, wish.threads)
     weight = _weight(wish, posed, itemsize) if linear else wish.regularization
     found = _run(method, task, spectrum, weight, wish.penalty)
-    size = float(np.linalg.norm(y.astype(np.float64)))
+    size = norm(y)
     answer = Deconvolution(found.x, task.misfit(found.x) / size if size else 0.0, found.iterations, found.converged, method,
                            found.weight, noise, posed)  # fmt: skip
     if linear:
@@ -78,20 +78,35 @@ def _run(method: str, task: Task, spectrum: Spectrum | None, weight: Any, penalt
         column = float(np.linalg.norm(task.model.weight)) / sqrt(task.model.spec.out_channels // task.model.spec.groups)
         universal = 2 * (task.noise or 0.0) * sqrt(2 * log(max(2, prod(task.model.x_shape)))) * column
         return sparse(task, universal if weight is None else float(weight))
-    y = task.y
+    return _filtered(task, spectrum, weight, penalty)
+
+
+def _filtered(task: Task, spectrum: Spectrum | None, weight: float | str, penalty: str) -> Found:
+    """By a filter on singular values: of A, or of its circular neighbour on y continued."""
+    y, model = task.y, task.model
+    sample, share = y, 1.0
     if spectrum is None:
-        y = continued(task.model, y)
-        spectrum = Fourier(task.model, y.shape[2:], y.dtype, penalty)
-    x, weight = filtered(spectrum, y, weight, task.noise)
-    return Found(np.ascontiguousarray(x[(..., *map(slice, task.model.x_size))]), 0, True, weight)
-
-
-def filtered(spectrum: Spectrum, y: Array, weight: float | str, noise: float | None) -> tuple[Array, float]:
-    """(x, weight) by a filter on singular values."""
+        y = continued(model, y)
+        spectrum = Fourier(model, y.shape[2:], y.dtype, penalty)
+        if isinstance(weight, str):
+            sample, share = faded(task.y, y.shape)
     beta = spectrum.analyse(y)
     if isinstance(weight, str):
-        weight = choose(spectrum.coefficients(y, beta), weight, noise)
-    return spectrum.solve(beta, weight), weight
+        seen = beta if sample is y else spectrum.analyse(sample)
+        weight = choose(spectrum.coefficients(sample, seen), weight, task.goal() * share)
+    x = spectrum.solve(beta, weight)
+    return Found(np.ascontiguousarray(x[(..., *map(slice, model.x_size))]), 0, True, weight)
+
+
+def faded(y: Array, shape: tuple[int, ...]) -> tuple[Array, float]:
+    """y faded to 0 at its borders, where it is no circular convolution, and the share of white noise's norm that this keeps."""
+    share, total = 1.0, np.zeros(shape, y.dtype)
+    total[tuple(map(slice, y.shape))] = y
+    for axis in range(2, y.ndim):
+        window = np.hanning(y.shape[axis] + 2)[1:-1].astype(y.dtype)
+        total[tuple(map(slice, y.shape))] *= window.reshape([-1 if a == axis else 1 for a in range(y.ndim)])
+        share *= float((window.astype(np.float64) ** 2).mean())
+    return total, sqrt(share)
 
 
 def continued(model: Model, y: Array) -> Array:
@@ -102,8 +117,13 @@ def continued(model: Model, y: Array) -> Array:
         rows = np.moveaxis(y, number, 0)
         total = scipy.fft.next_fast_len(max(size, axis.size + 2 * axis.extent), real=True)
         more = np.arange(total - axis.size)
-        share = ((more + 1) / (len(more) + 1)).astype(y.dtype).reshape(-1, *(1,) * (rows.ndim - 1))
-        after, before = rows[np.clip(axis.size - 1 - more, 0, None)], rows[np.clip(len(more) - 1 - more, 0, axis.size - 1)]
+        after, before = rows[np.clip(axis.size - 1 - more, 0, None)], rows[np.clip(more[::-1], None, axis.size - 1)]
+        column = more.reshape(-1, *(1,) * (rows.ndim - 1))
+        if model.boundary == "zero" and axis.lo + axis.hi > 0:  # y sinks to 0 beyond, and has gone half the way at the border
+            reach = axis.extent // 2 + 1
+            after = np.where(column < reach, 2 * rows[-1] - after, 0)
+            before = np.where(column[::-1] < reach, 2 * rows[0] - before, 0)
+        share = ((column + 1) / (len(more) + 1)).astype(y.dtype)
         y = np.moveaxis(np.concatenate([rows, (1 - share) * after + share * before]), 0, number)
     return np.ascontiguousarray(y)
 

@@ -50,10 +50,11 @@ class Spectrum:
     def coefficients(self, y: Array, beta: Array) -> Coefficients:
         """What the choice of a weight needs to know of y; all samples share one weight."""
         samples, kept = len(y), ~self.null()
-        power = (np.abs(beta) ** 2).sum(0) * self.count
+        power = (np.abs(beta) ** 2).sum(0, dtype=np.float64) * self.count
         whole = samples * float(np.broadcast_to(self.count, self.sigma.shape).sum()) >= y.size
         outside = 0.0 if whole else max(float((y.astype(np.float64) ** 2).sum()) - float(power.sum()), 0.0)
-        sigma = np.where(kept, self.sigma, 0) / np.sqrt(np.maximum(self.smooth, np.finfo(np.float64).tiny))
+        smooth = np.maximum(self.smooth.astype(np.float64), 1e-9 * float(self.smooth.max()))  # |L|^2 is 0 for constants, which stay
+        sigma = np.where(kept, self.sigma, 0) / np.sqrt(smooth)
         count = np.broadcast_to(self.count * samples, sigma.shape)
         return binned(sigma.ravel(), power.ravel(), count.ravel(), outside, y.size)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ._spec import ArgumentError
 
-_EXTRA = ("cyclopts", "rich", "PIL")  # the modules that the `cli` extra brings
+_EXTRA = {"cyclopts": "cli", "rich": "cli", "PIL": "cli", "scipy": "deconvolve", "pylops": "deconvolve"}  # which extra brings which module
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:
             raise
-        return _failed(f'the command line needs {missing}; install it with: pip install "tconv[cli]"', 1)
+        return _failed(f'the command line needs {missing}; install it with: pip install "tconv[{_EXTRA[missing]}]"', 1)
     except ArgumentError as error:
         return _failed(error, 2)
     except BrokenPipeError:  # the reader of our output left, as in `tconv info | head -1`; the interpreter flushes once more

@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ._functional import conv_transpose
-from ._runtime import as_array, check_memory
+from ._pixels import pixels_of, rounded
+from ._runtime import check_memory
 from ._spec import ArgumentError, Axis, Spec, at_least_one, integer
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
-_TYPES = ("uint8", "uint16", "int32", "float32", "float64")
 _BAND_VALUES = 2**21  # float64 values of a band: 16 MiB, small beside a large picture, long beside the cost of a call
 
 
@@ -91,7 +91,7 @@ def enlarge(image: npt.ArrayLike, scale: int = 2, method: str = "bicubic", *, ro
     array([[  0,  25,  75, 100],
            [  0,  25,  75, 100]], dtype=uint8)
     """
-    image, scale = _pixels(image), _whole("scale", scale)
+    image, scale = pixels_of(image), _whole("scale", scale)
     check_memory((image.shape[0] * scale, image.shape[1] * scale, *image.shape[2:]), image.dtype.itemsize, None)
     parts = [part for _, part in bands(image, scale, method, rows=rows, threads=threads, algorithm=algorithm)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -105,7 +105,7 @@ def bands(image: npt.ArrayLike, scale: int, method: str, *, rows: int | None = N
     threads, algorithm: as in `conv_transpose`, but "auto" and "direct" are "positions": one method for bands of every size, as methods
     round differently.
     """
-    image, scale = _pixels(image), _whole("scale", scale)
+    image, scale = pixels_of(image), _whole("scale", scale)
     pixels = image.reshape(*image.shape[:2], -1)
     values = image.shape[1] * scale * pixels.shape[2] * scale  # of the output, an input row
     rows = max(1, _BAND_VALUES // values) if rows is None else _whole("rows", rows)
@@ -119,21 +119,9 @@ def bands(image: npt.ArrayLike, scale: int, method: str, *, rows: int | None = N
         reached = down.inputs_for(band)
         wide = one_axis(pixels[reached.start : reached.stop], across, range(across.output), along=1)
         if image.dtype == np.uint8:
-            wide = _rounded(wide, image.dtype)
+            wide = rounded(wide, image.dtype)
         tall = one_axis(wide, down, band, along=0)
-        yield band.start, _rounded(tall, image.dtype).reshape(len(band), across.output, *image.shape[2:])
-
-
-def _pixels(image: npt.ArrayLike) -> Array:
-    """A picture as an array, or what is wrong with it."""
-    array: Array = as_array("image", image)
-    if array.dtype.name not in _TYPES:
-        raise ArgumentError("image", array.dtype.name, f"must hold one of {', '.join(_TYPES)}")
-    if array.ndim not in (2, 3):
-        raise ArgumentError("image", array.shape, "must have the axes (height, width) or (height, width, channels)")
-    if not array.size:
-        raise ArgumentError("image", array.shape, "must have at least one pixel and one channel")
-    return array
+        yield band.start, rounded(tall, image.dtype).reshape(len(band), across.output, *image.shape[2:])
 
 
 def _whole(name: str, value: int) -> int:
@@ -179,13 +167,3 @@ class _Pass(NamedTuple):
 
     def _stepped(self, weight: Floats) -> Floats:
         return np.rint(weight * 2**22) / 2**22 if self.fixed else weight
-
-
-def _rounded(values: Floats, dtype: np.dtype[Any]) -> Array:
-    """To the picture's own type: halves upwards and clipped to its range where that is an integer. Overwrites `values`."""
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    limits = np.iinfo(dtype)
-    values += 0.5
-    np.floor(values, out=values)
-    return np.clip(values, limits.min, limits.max, out=values).astype(dtype)
