@@ -43,9 +43,9 @@ def deconvolve(y: npt.ArrayLike, kernel: npt.ArrayLike, *, stride: Ints = 1, pad
         "auto"             fourier where circular, dense where small, lsmr elsewhere
     L is the identity or, by `penalty` and in "fourier" with one channel a group, the "laplacian".
 
-    `regularization` is the weight, or a rule that chooses it: "discrepancy" (the residual is as large as the noise), "gcv" or "lcurve".
-    None: by discrepancy where `noise`, its standard deviation in y, is given; 0 where the problem is well conditioned (below 1e6 in float64,
-    1e3 in float32); gcv elsewhere. "tv" and "l1" go by the noise, estimated from y where it is not given. Where x is not unique, the answer
+    `regularization` is the weight, or a rule that chooses it: "discrepancy" (the residual is as large as the noise), "gcv", or
+    "lcurve" in "dense" and "fourier".
+    None: by discrepancy where `noise`, its standard deviation in y, is given; 0 where the condition is below 1000; gcv elsewhere. "tv" and "l1" go by the noise, estimated from y where it is not given. Where x is not unique, the answer
     without regularisation is the one of minimum norm. A `RuntimeWarning` says where an answer did not converge, or may be mostly noise.
 
     `tolerance` (1e-13, for float32 1e-6; 1e-4 for pictures' methods) and `iterations` end an iteration; `progress` is told of each.
@@ -63,6 +63,7 @@ def deconvolve(y: npt.ArrayLike, kernel: npt.ArrayLike, *, stride: Ints = 1, pad
     Hansen, Nagy, O'Leary, "Deblurring Images: Matrices, Spectra, and Filtering", SIAM 2006.
     """
     y, kernel = as_array("y", y), as_array("kernel", kernel)
+    compute_dtype("y", y)
     same_dtype(("y", y), ("kernel", kernel))
     plain = kernel.ndim < 3 and y.ndim == kernel.ndim and layout == "channels_first"
     data, w = (y[None, None], kernel[None, None]) if plain else (y, kernel)
@@ -96,6 +97,7 @@ def conv_transpose_inverse(y: npt.ArrayLike, w: npt.ArrayLike, input_size: Ints 
             [2., 3.]]])
     """
     y, w = as_array("y", y), as_array("w", w)
+    compute_dtype("y", y)
     same_dtype(("y", y), ("w", w))
     problem = _called("grad", "y", lambda: _problem.grad_input(
         y.shape, w.shape, input_size, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,

@@ -111,7 +111,7 @@ _KRYLOV = {"lsmr": _lsmr, "lsqr": _lsqr, "cg": _cg}
 KRYLOV = tuple(_KRYLOV)
 
 
-_STEPS = {"discrepancy": 400, "gcv": 60, "lcurve": 60}
+_STEPS = {"discrepancy": 400, "gcv": 60}
 
 
 def bidiagonal(task: Task, rule: str) -> Coefficients:

@@ -73,8 +73,9 @@ class Wish:
         rule = self.regularization
         if isinstance(rule, str) and rule not in RULES:
             raise ArgumentError("regularization", rule, f"must be a number or one of {', '.join(RULES)}")
-        for name, value in (("regularization", rule), ("noise", self.noise), ("tolerance", self.tolerance)):
-            if not (value is None or isinstance(value, str) or (_is_real(value) and value >= 0)):
+        number = None if isinstance(rule, str) else rule
+        for name, value in (("regularization", number), ("noise", self.noise), ("tolerance", self.tolerance)):
+            if value is not None and not (_is_real(value) and value >= 0):
                 raise ArgumentError(name, value, "must be a finite number of at least 0, or None")
         if self.iterations is not None:
             at_least_one("iterations", [integer("iterations", self.iterations)])

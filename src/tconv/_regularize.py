@@ -47,8 +47,8 @@ class Coefficients(NamedTuple):
 
     def gcv(self, weight: float) -> float:
         """Generalised cross-validation: the mean error of predicting each value of y from the others."""
-        left = self.equations - self.freedom(weight)
-        return self.residual(weight) / max(left, 1e-12 * self.equations) ** 2
+        left = self.equations - self.count.sum() + float((self.count * (weight / (self.sigma**2 + weight))).sum())  # nothing cancels
+        return self.residual(weight) / left**2
 
 
 def binned(sigma: Array, power: Array, count: Array, outside: float, equations: int) -> Coefficients:
@@ -70,10 +70,10 @@ def choose(found: Coefficients, rule: str, noise: float) -> float:
     """The weight that a rule takes; `noise` is the norm of the noise in y, which the discrepancy alone asks for."""
     if not found.sigma.size:
         return 0.0
-    least, most = (2 * np.log(float(edge)) for edge in (found.sigma.min() / 1e3, found.sigma.max() * 1e3))
+    least, most = (2 * np.log(float(edge)) for edge in (found.sigma.min() / 1e6, found.sigma.max() * 1e3))
     if rule == "discrepancy":
         return _discrepancy(found, noise, least, most)
-    logs = np.linspace(least, most, 120)
+    logs = np.linspace(least, most, 160)
     if rule == "gcv":
         scores = [found.gcv(np.exp(log)) for log in logs]
         at = int(np.argmin(scores))
