@@ -3,6 +3,13 @@
 
 import re
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import tconv
+from tconv import deblur
 
 project = "tconv"
 copyright = "the tconv authors"
@@ -44,5 +51,20 @@ def as_paragraph(line):
     return ("| " if re.match(r"\w+(, \w+)*: ", text) else "") + text
 
 
+def draw_deconvolution(app):
+    """The picture of guides/deconvolution.md: blurred, blurred again by the transpose, restored."""
+    photo = np.asarray(Image.open(Path(app.srcdir).parent / "examples" / "chelsea.jpg")) / 255
+    kernel = deblur.kernel("motion:9:30")
+    blur = tconv.Operator(kernel[::-1, ::-1][None, None])
+    y = blur.T(np.pad(np.moveaxis(photo, -1, 0)[:, None], [(0, 0), (0, 0), (3, 3), (4, 4)], mode="reflect"))
+    y += 0.01 * np.random.default_rng(0).standard_normal(y.shape)
+    blurred, again = (np.moveaxis(planes[:, 0], 0, -1) for planes in (y, blur(y)[:, :, 3:-3, 4:-4]))
+    row = np.concatenate([blurred, again, deblur.restore(blurred, kernel).x], axis=1)
+    folder = Path(app.srcdir) / "_build" / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.rint(255 * np.clip(row, 0, 1)).astype(np.uint8)).save(folder / "deconvolution.png")
+
+
 def setup(app):
+    app.connect("builder-inited", draw_deconvolution)
     app.connect("autodoc-process-docstring", as_plain_text)

@@ -11,7 +11,6 @@ import scipy.sparse.linalg
 import tconv
 
 
-
 def operator(words, shape_last=False):
     rng = np.random.default_rng(0)
     spec = tconv.Spec.parse(words)
@@ -57,14 +56,14 @@ def test_scipy_solves_with_it():
 
 @pytest.mark.parametrize("line", LINES)
 def test_singular_values_are_those_of_the_matrix(line):
-    spec, w, op, shape = operator(line)
+    _, _, op, shape = operator(line)
     one = (1, *shape[1:])
     exact = np.linalg.svd(op.as_matrix(one).toarray(), compute_uv=False)
     found = op.singular_values(one)
     assert np.allclose(found[: len(exact)], exact[: len(found)], atol=1e-10)
     posed = op.posedness(shape)
     rank = np.linalg.matrix_rank(op.as_matrix(one).toarray())
-    assert posed.null_space == exact.size * 0 + int(np.prod(one)) - rank
+    assert posed.null_space == int(np.prod(one)) - rank
     assert posed.condition == pytest.approx(exact[0] / exact[rank - 1], rel=1e-8)
 
 

@@ -137,7 +137,9 @@ def _finish(wish: Wish, model: Model, y: Array, data: Array, problem: _problem.P
     try:
         from ._solve import solve
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'deconvolution needs {error.name}; install it with: pip install "tconv[deconvolve]"', name=error.name) from None
+        raise ModuleNotFoundError(
+            f'deconvolution needs {error.name}; install it with: pip install "tconv[deconvolve]"', name=error.name
+        ) from None
     found = solve(wish, model, values, y.dtype.itemsize)
     x = np.moveaxis(found.x, 1, -1) if problem.layout == "channels_last" else found.x
     x = x.reshape(x.shape[2:] if plain else x.shape if problem.batched else x.shape[1:])

@@ -51,9 +51,8 @@ class Task:
         def spread(y: Array) -> Array:
             return op(y) if sources is None else fold(op(y), sources, model.x_size)
 
-        self.forward, self.adjoint = (op, convolve) if model.transposed else (convolve, spread)
-        if model.transposed:
-            self.adjoint = lambda y: op.T(y, input_size=spec.input_size)
+        maps: tuple[Callable[[Array], Array], Callable[[Array], Array]] = (op, convolve) if model.transposed else (convolve, spread)
+        self.forward, self.adjoint = maps
 
     def step(self) -> None:
         self.done += 1

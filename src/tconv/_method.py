@@ -74,9 +74,9 @@ class Wish:
         if isinstance(rule, str) and rule not in RULES:
             raise ArgumentError("regularization", rule, f"must be a number or one of {', '.join(RULES)}")
         number = None if isinstance(rule, str) else rule
-        for name, value in (("regularization", number), ("noise", self.noise), ("tolerance", self.tolerance)):
-            if value is not None and not (_is_real(value) and value >= 0):
-                raise ArgumentError(name, value, "must be a finite number of at least 0, or None")
+        for name, given in (("regularization", number), ("noise", self.noise), ("tolerance", self.tolerance)):
+            if given is not None and not (_is_real(given) and given >= 0):
+                raise ArgumentError(name, given, "must be a finite number of at least 0, or None")
         if self.iterations is not None:
             at_least_one("iterations", [integer("iterations", self.iterations)])
         if self.method == "richardson_lucy" and rule is not None:

@@ -169,7 +169,9 @@ def kernel(text: str) -> Array:
         try:
             return deblur.point(np.load(path, allow_pickle=False))
         except (OSError, ValueError, EOFError) as error:
-            raise error if isinstance(error, ArgumentError) else ArgumentError("kernel", text, f"cannot be read ({_reason(error)})") from None
+            raise (
+                error if isinstance(error, ArgumentError) else ArgumentError("kernel", text, f"cannot be read ({_reason(error)})")
+            ) from None
     if path.suffix.lower() not in Image.registered_extensions():
         return deblur.kernel(text)
     try:

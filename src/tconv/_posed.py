@@ -56,10 +56,16 @@ class Posedness:
 
     def __str__(self) -> str:
         least = "" if self.exact else "at least "
-        verdict = {False: f"not unique: y says nothing about {least}{self.null_space} of", True: "determined:", None: "presumably determined:"}
+        verdict = {
+            False: f"not unique: y says nothing about {least}{self.null_space} of",
+            True: "determined:",
+            None: "presumably determined:",
+        }
         basis = "singular values" if self.exact else "estimated from the kernel's spectrum"
         faint = f", {self.faint:.1%} of directions faint" if self.faint else ""
-        return f"{verdict[self.unique]} {self.unknowns} unknowns, {self.equations} equations, condition {self.condition:.3g} ({basis}){faint}"
+        return (
+            f"{verdict[self.unique]} {self.unknowns} unknowns, {self.equations} equations, condition {self.condition:.3g} ({basis}){faint}"
+        )
 
 
 def posedness(model: Model, spectrum: Spectrum | None = None) -> Posedness:
@@ -91,7 +97,7 @@ def neighbour(model: Model) -> Fourier:
     rows, columns = spec.in_channels // spec.groups, spec.out_channels // spec.groups * prod(spec.stride)
     work = spec.groups * min(rows, columns) ** 2 * max(rows, columns)
     most = max(2, int(min(_FREQUENCIES / prod(spec.stride), _WORK / work) ** (1 / spec.rank)))
-    return Fourier(model, tuple(min(axis.size, most) for axis in spec.axes), np.float64)
+    return Fourier(model, tuple(min(axis.size, most) for axis in spec.axes), np.float64, vectors=False)
 
 
 def singular_values(model: Model) -> Array:
@@ -99,6 +105,6 @@ def singular_values(model: Model) -> Array:
     from ._spectrum import Dense, Fourier
 
     spectrum: Any = (Dense(model) if max(model.unknowns, model.equations) <= DENSE
-                     else Fourier(model, model.spec.input_size, np.float64) if model.circular else neighbour(model))  # fmt: skip
+                     else Fourier(model, model.spec.input_size, np.float64, vectors=False) if model.circular else neighbour(model))  # fmt: skip
     count = np.broadcast_to(spectrum.count, spectrum.sigma.shape).astype(int)
     return np.sort(np.repeat(spectrum.sigma.ravel(), count.ravel()))[::-1]

@@ -18,19 +18,18 @@ from scipy.optimize import brentq, minimize_scalar
 
 from ._runtime import Array
 
-RULES = ("discrepancy", "gcv", "lcurve")
 _BINS = 2048  # coefficients whose singular values differ by less than 2 % are one: a picture has millions
 
 
 class Coefficients(NamedTuple):
-    """sigma: singular values > 0     power: sum of beta^2 for each     count: how many each stands for     outside: |y|^2 beyond U
+    """sigma: singular values > 0     power: sum of beta^2 for each     number: how many each stands for     outside: |y|^2 beyond U
 
     equations: how many values y has.
     """
 
     sigma: Array
     power: Array
-    count: Array
+    number: Array
     outside: float
     equations: int
 
@@ -43,12 +42,12 @@ class Coefficients(NamedTuple):
         return float((self.power * (self.sigma / (self.sigma**2 + weight)) ** 2).sum())
 
     def freedom(self, weight: float) -> float:
-        return float((self.count / (1 + weight / self.sigma**2)).sum())
+        return float((self.number / (1 + weight / self.sigma**2)).sum())
 
     def gcv(self, weight: float) -> float:
         """Generalised cross-validation: the mean error of predicting each value of y from the others."""
-        left = self.equations - self.count.sum() + float((self.count * (weight / (self.sigma**2 + weight))).sum())  # nothing cancels
-        return self.residual(weight) / left**2
+        left = self.equations - self.number.sum() + float((self.number * (weight / (self.sigma**2 + weight))).sum())  # nothing cancels
+        return self.residual(weight) / float(left) ** 2
 
 
 def binned(sigma: Array, power: Array, count: Array, outside: float, equations: int) -> Coefficients:
@@ -84,7 +83,10 @@ def choose(found: Coefficients, rule: str, noise: float) -> float:
 
 def _discrepancy(found: Coefficients, noise: float, least: float, most: float) -> float:
     """Morozov: the residual is as large as the noise, no smaller."""
-    excess = lambda log: np.log(found.residual(np.exp(log)) + 1e-300) - 2 * np.log(noise + 1e-150)  # noqa: E731
+
+    def excess(log: float) -> float:
+        return float(np.log(found.residual(np.exp(log)) + 1e-300) - 2 * np.log(noise + 1e-150))
+
     if excess(least) >= 0:
         return 0.0
     return float(np.exp(most if excess(most) <= 0 else brentq(excess, least, most)))
@@ -92,7 +94,7 @@ def _discrepancy(found: Coefficients, noise: float, least: float, most: float) -
 
 def _corner(found: Coefficients, logs: Array) -> float:
     """Where the curve of (log residual, log size) bends most, as long as some of the freedom is left."""
-    logs = logs[np.array([found.freedom(weight) for weight in np.exp(logs)]) >= 0.01 * found.count.sum()]
+    logs = logs[np.array([found.freedom(weight) for weight in np.exp(logs)]) >= 0.01 * found.number.sum()]
     curve = np.log([(found.residual(weight) + 1e-300, found.size(weight) + 1e-300) for weight in np.exp(logs)])
     first = np.gradient(curve, logs, axis=0)
     second = np.gradient(first, logs, axis=0)

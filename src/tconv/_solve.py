@@ -97,7 +97,8 @@ def _filtered(task: Task, spectrum: Spectrum | None, weight: float | str, penalt
         seen = beta if sample is y else spectrum.analyse(sample)
         weight = choose(spectrum.coefficients(sample, seen), weight, task.goal() * share)
     x = spectrum.solve(beta, weight)
-    return Found(np.ascontiguousarray(x[(..., *map(slice, model.x_size))]), 0, True, weight)
+    inside: Any = (..., *map(slice, model.x_size))
+    return Found(np.ascontiguousarray(x[inside]), 0, True, weight)
 
 
 def faded(y: Array, shape: tuple[int, ...]) -> tuple[Array, float]:
@@ -114,7 +115,9 @@ def faded(y: Array, shape: tuple[int, ...]) -> tuple[Array, float]:
 def continued(model: Model, y: Array) -> Array:
     """y continued at its end until it is periodic and smooth: its mirror image at the end, fading into that at the start."""
     if set(model.spec.stride) != {1} or model.transposed:
-        raise ArgumentError("method", "fourier", "needs stride 1, or boundary='circular' and an x of stride times the size of y", model.spec)
+        raise ArgumentError(
+            "method", "fourier", "needs stride 1, or boundary='circular' and an x of stride times the size of y", model.spec
+        )
     for number, (axis, size) in enumerate(zip(model.spec.axes, model.x_size, strict=True), start=2):
         rows = np.moveaxis(y, number, 0)
         total = scipy.fft.next_fast_len(max(size, axis.size + 2 * axis.extent), real=True)

@@ -45,7 +45,8 @@ class Spectrum:
 
     def null(self) -> Array:
         """Which singular values are zero up to rounding."""
-        return self.sigma <= self.sigma.max(initial=0.0) * np.finfo(self.sigma.dtype).eps * max(self.sigma.shape[-1], 50)
+        least = self.sigma.max(initial=0.0) * np.finfo(self.sigma.dtype).eps * max(self.sigma.shape[-1], 50)
+        return np.asarray(self.sigma <= least)
 
     def coefficients(self, y: Array, beta: Array) -> Coefficients:
         """What the choice of a weight needs to know of y; all samples share one weight."""
@@ -76,15 +77,15 @@ class Dense(Spectrum):
         self.count, self.smooth = np.ones(1), np.ones(1)
 
     def analyse(self, y: Array) -> Array:
-        return np.einsum("gmr,ngm->ngr", self._u, y.reshape(len(y), len(self._u), -1))
+        return np.asarray(np.einsum("gmr,ngm->ngr", self._u, y.reshape(len(y), len(self._u), -1)))
 
     def synthesise(self, coefficients: Array) -> Array:
-        return np.einsum("grn,bgr->bgn", self._vt, coefficients).reshape(self._model.x_shape)
+        return np.asarray(np.einsum("grn,bgr->bgn", self._vt, coefficients)).reshape(self._model.x_shape)
 
     def null(self) -> Array:
         """As `numpy.linalg.matrix_rank` and `lstsq` count it."""
         most = max(self._model.unknowns, self._model.equations)
-        return self.sigma <= self.sigma.max(initial=0.0) * np.finfo(np.float64).eps * most
+        return np.asarray(self.sigma <= self.sigma.max(initial=0.0) * np.finfo(np.float64).eps * most)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def symbol(model: Model, grid: Grid, dtype: Any = np.float64) -> Array:
     spec, groups = model.spec, model.spec.groups
     laid = np.zeros((spec.in_channels, spec.out_channels // groups, *grid.full), dtype)
     places = [(np.arange(a.kernel) * a.dilation - offset) % n for a, offset, n in zip(spec.axes, model.offsets, grid.full, strict=True)]
-    np.add.at(laid, (slice(None), slice(None), *np.ix_(*places)), model.weight)  # taps may meet on a small grid
+    where: Any = (slice(None), slice(None), *np.ix_(*places))
+    np.add.at(laid, where, model.weight)  # taps may meet on a small grid
     waves = grid.transform(laid)
     waves *= sqrt(prod(grid.full) / prod(grid.stride))
     found = grid.split(np.conj(waves, out=waves))
@@ -154,11 +156,15 @@ def symbol(model: Model, grid: Grid, dtype: Any = np.float64) -> Array:
 class Fourier(Spectrum):
     """By the Fourier transform, for a circular convolution of y's of `size`; with one channel nothing but division is left."""
 
-    def __init__(self, model: Model, size: tuple[int, ...], dtype: Any, penalty: str = "identity") -> None:
+    def __init__(self, model: Model, size: tuple[int, ...], dtype: Any, penalty: str = "identity", vectors: bool = True) -> None:
         self._model = model
         self._grid = grid = Grid(size, model.spec.stride, half=set(model.spec.stride) == {1})
         self._each = model.spec.out_channels // model.spec.groups
-        self._u, self.sigma, self._v = factored(symbol(model, grid, dtype))
+        matrices = symbol(model, grid, dtype)
+        if vectors:
+            self._u, self.sigma, self._v = factored(matrices)
+        else:
+            self.sigma = np.linalg.svd(matrices, compute_uv=False) if min(matrices.shape[-2:]) > 1 else factored(matrices)[1]
         self.count = grid.count()[..., None]
         self.smooth = laplacian(grid, dtype)[..., None] if penalty == "laplacian" else np.ones(1, dtype)
 
@@ -176,7 +182,7 @@ class Fourier(Spectrum):
 
 
 def _apply(matrices: Array, vectors: Array) -> Array:
-    return np.matmul(matrices, vectors[..., None])[..., 0]
+    return np.asarray(np.matmul(matrices, vectors[..., None]))[..., 0]
 
 
 def factored(matrices: Array) -> tuple[Array, Array, Array]:

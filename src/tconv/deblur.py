@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil, cos, hypot, isfinite, radians, sin
+from math import ceil, cos, isfinite, radians, sin
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,9 @@ def point(kernel: npt.ArrayLike) -> Array:
     """
     taps: Array = as_array("kernel", kernel)
     if taps.ndim != 2 or not taps.size or taps.dtype.kind not in "fiub":
-        raise ArgumentError("kernel", f"{taps.dtype.name} array of shape {taps.shape}", "must hold real numbers with the axes (height, width)")
+        raise ArgumentError(
+            "kernel", f"{taps.dtype.name} array of shape {taps.shape}", "must hold real numbers with the axes (height, width)"
+        )
     taps = taps.astype(np.float64)
     total = float(taps.sum())
     if not isfinite(total) or total <= 0:
@@ -127,12 +129,12 @@ def _motion(length: float, angle: float = 0.0) -> Array:
 
 def _fine(half: int) -> Array:
     """Points of the pixels -half .. half."""
-    return (np.arange((2 * half + 1) * _FINE) + 0.5) / _FINE - half - 0.5
+    return np.asarray((np.arange((2 * half + 1) * _FINE) + 0.5) / _FINE - half - 0.5)
 
 
 def _coarse(points: Array) -> Array:
     side = len(points) // _FINE
-    return points.reshape(side, _FINE, side, _FINE).sum((1, 3)).astype(np.float64)
+    return np.asarray(points.reshape(side, _FINE, side, _FINE).sum((1, 3)), np.float64)
 
 
 def _trimmed(drawn: Array) -> Array:
@@ -144,4 +146,8 @@ def _trimmed(drawn: Array) -> Array:
     return drawn
 
 
-_DRAWN: dict[str, tuple[Callable[..., Array], tuple[int, ...]]] = {"gaussian": (_gaussian, (1,)), "disk": (_disk, (1,)), "motion": (_motion, (1, 2))}
+_DRAWN: dict[str, tuple[Callable[..., Array], tuple[int, ...]]] = {
+    "gaussian": (_gaussian, (1,)),
+    "disk": (_disk, (1,)),
+    "motion": (_motion, (1, 2)),
+}
