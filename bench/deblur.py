@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pylops
 from PIL import Image
-from pylops.optimization.cls_leastsquares import LSQR
+from pylops.optimization.cls_basic import LSQR
 from pylops.optimization.cls_sparsity import SplitBregman
 from scipy.signal import convolve
 from skimage import restoration

@@ -92,11 +92,11 @@ def _filtered(task: Task, spectrum: Spectrum | None, weight: float | str, penalt
         spectrum = Fourier(model, y.shape[2:], y.dtype, penalty)
         if isinstance(weight, str):
             sample, share = faded(task.y, y.shape)
-    beta = spectrum.analyse(y)
+    seen = spectrum.analyse(y)
     if isinstance(weight, str):
-        seen = beta if sample is y else spectrum.analyse(sample)
-        weight = choose(spectrum.coefficients(sample, seen), weight, task.goal() * share)
-    x = spectrum.solve(beta, weight)
+        parts = seen if sample is y else spectrum.analyse(sample)
+        weight = choose(spectrum.coefficients(sample, parts), weight, task.goal() * share)
+    x = spectrum.solve(seen, weight)
     inside: Any = (..., *map(slice, model.x_size))
     return Found(np.ascontiguousarray(x[inside]), 0, True, weight)
 

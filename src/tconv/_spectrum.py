@@ -27,7 +27,7 @@ from ._runtime import Array
 
 
 class Spectrum:
-    """A = U diag(sigma) V*: `analyse(y)` is U* y, `synthesise(c)` is V c, with the axes (N, groups, ..., rank) throughout.
+    """A = U diag(sigma) V*: `analyse(y)` is sigma U* y, `synthesise(c)` is V c, with the axes (N, groups, ..., rank) throughout.
 
     sigma: (groups, ..., rank)     count: how many coefficients each stands for, broadcast to sigma     smooth: |L|^2 in V, likewise
     """
@@ -48,23 +48,24 @@ class Spectrum:
         least = self.sigma.max(initial=0.0) * np.finfo(self.sigma.dtype).eps * max(self.sigma.shape[-1], 50)
         return np.asarray(self.sigma <= least)
 
-    def coefficients(self, y: Array, beta: Array) -> Coefficients:
-        """What the choice of a weight needs to know of y; all samples share one weight."""
-        samples, kept = len(y), ~self.null()
-        power = (np.abs(beta) ** 2).sum(0, dtype=np.float64) * self.count
-        whole = samples * float(np.broadcast_to(self.count, self.sigma.shape).sum()) >= y.size
+    def coefficients(self, y: Array, seen: Array) -> Coefficients:
+        """What the choice of a weight needs to know of y, which `analyse` has seen; all samples share one weight."""
+        samples, kept, some = len(y), ~self.null(), self.sigma > 0
+        squares = np.where(some, self.sigma.astype(np.float64) ** 2, 1)
+        power = np.where(some, (np.abs(seen) ** 2).sum(0, dtype=np.float64) * self.count / squares, 0)
+        whole = samples * float(np.broadcast_to(self.count, some.shape)[some].sum()) >= y.size
         outside = 0.0 if whole else max(float((y.astype(np.float64) ** 2).sum()) - float(power.sum()), 0.0)
         smooth = np.maximum(self.smooth.astype(np.float64), 1e-9 * float(self.smooth.max()))  # |L|^2 is 0 for constants, which stay
-        sigma = np.where(kept, self.sigma, 0) / np.sqrt(smooth)
+        sigma = np.where(kept, np.sqrt(squares / smooth), 0)
         count = np.broadcast_to(self.count * samples, sigma.shape)
         return binned(sigma.ravel(), power.ravel(), count.ravel(), outside, y.size)
 
-    def solve(self, beta: Array, weight: float) -> Array:
-        """Tikhonov's x; with weight 0 the least-squares solution of minimum norm. Overwrites beta."""
+    def solve(self, seen: Array, weight: float) -> Array:
+        """Tikhonov's x; with weight 0 the least-squares solution of minimum norm. Overwrites what `analyse` gave."""
         scale = self.sigma**2 + weight * self.smooth
-        with np.errstate(divide="ignore", invalid="ignore"):
-            beta *= np.where(self.null(), 0, self.sigma / scale)
-        return self.synthesise(beta)
+        scale[self.null()] = np.inf
+        seen /= scale
+        return self.synthesise(seen)
 
 
 class Dense(Spectrum):
@@ -74,6 +75,7 @@ class Dense(Spectrum):
         parts = [scipy.linalg.svd(model_matrix(group).toarray().astype(np.float64), full_matrices=False) for group in model.groups()]
         self._model = model
         self._u, self.sigma, self._vt = (np.stack(arrays) for arrays in zip(*parts, strict=True))
+        self._u *= self.sigma[:, None]
         self.count, self.smooth = np.ones(1), np.ones(1)
 
     def analyse(self, y: Array) -> Array:
@@ -186,17 +188,16 @@ def _apply(matrices: Array, vectors: Array) -> Array:
 
 
 def factored(matrices: Array) -> tuple[Array, Array, Array]:
-    """(U, sigma, V) of many small matrices; a row or a column needs no decomposition."""
+    """(U sigma, sigma, V) of many small matrices; a row or a column needs no decomposition."""
     rows, columns = matrices.shape[-2:]
     if min(rows, columns) > 1:
         u, sigma, vh = np.linalg.svd(matrices, full_matrices=False)
-        return u, sigma, np.conj(np.swapaxes(vh, -1, -2))
-    sigma = np.linalg.norm(matrices, axis=(-2, -1)) if rows * columns > 1 else np.abs(matrices[..., 0, 0])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        unit = np.where(sigma[..., None, None] > 0, matrices / sigma[..., None, None], 0)
-    one = np.ones((1, 1), matrices.dtype)
-    u, v = (unit, one) if columns == 1 else (one, np.conj(np.swapaxes(unit, -1, -2)))
-    return u, sigma[..., None], v
+        return u * sigma[..., None, :], sigma, np.conj(np.swapaxes(vh, -1, -2))
+    sigma = np.sqrt((matrices.real**2 + matrices.imag**2).sum((-2, -1)))[..., None]
+    if columns == 1:
+        return matrices, sigma, np.ones((1, 1), matrices.dtype)
+    unit = np.divide(matrices, sigma[..., None], out=np.zeros_like(matrices), where=sigma[..., None] > 0)
+    return sigma[..., None], sigma, np.conj(np.swapaxes(unit, -1, -2))
 
 
 def laplacian(grid: Grid, dtype: Any) -> Array:
