@@ -93,12 +93,13 @@ struct Plan {
   StencilAxis axis[3];
   i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
   i64 box_batch;
-  i64 plane, planes, panel;           // elements of a phase plane, planes a channel, elements of a panel
-  i64 block, blocks;                  // output channels that are computed together
-  i64 taps;                           // of the whole kernel
-  i64 weights;                        // packed for a channel and an output: one a tap, or more where folded positions share a tap
-  i64 tile_height, tile_wide, lanes;  // of the tile that does most of the work, and the lanes of its vectors
-  i64 strip, pitch;                   // vectors of a strip at most, and the elements between two rows of sums
+  i64 plane, planes, panel;  // elements of a phase plane, planes a channel, elements of a panel
+  i64 block, blocks;         // output channels that are computed together
+  i64 taps;                  // of the whole kernel
+  i64 weights;               // packed for a channel and an output: one a tap, or more where folded positions share a tap
+  i64 lanes;                 // of a vector
+  double box_cycles;         // estimated
+  i64 strip, pitch;          // vectors of a strip at most, and the elements between two rows of sums
   Break breaks;
   std::vector<Unit> units;
   int threads;
