@@ -15,6 +15,7 @@
 #include <string>
 #include <tuple>
 
+#include "../core/grad_weight.h"
 #include "../core/layer.h"
 #include "../core/parallel.h"
 

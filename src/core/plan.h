@@ -156,8 +156,4 @@ void pack_weights(const Plan& plan, const Kernels<T>& kernels, View<const T> wei
 template <class T>
 void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
 
-// grad[ci, co, t] = sum over images and positions of x[ci, i] * dy[co, i * stride + t * dilation - lo].
-template <class T>
-void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T> dy, View<T> grad, int threads);
-
 }  // namespace tconv
