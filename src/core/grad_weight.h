@@ -43,7 +43,8 @@ struct Reaches {
 };
 
 struct GradWeight {
-  GradWeight(const Spec& spec, const Isa& isa, int threads, i64 element_bytes);
+  // `images_last`: the innermost axis of the spec is that of the images.
+  GradWeight(const Spec& spec, const Isa& isa, int threads, i64 element_bytes, bool images_last = false);
 
   Reaches axis[3];
   std::vector<i64> phases;                              // of dy along a row: those that some tap reads
@@ -53,7 +54,12 @@ struct GradWeight {
   i64 part;                                             // positions added up in one go
   i64 groups_at_once, blocks_at_once, outputs_at_once;  // of a task
   int threads;
+  bool images_last;
 
+  const Isa& isa;
+  i64 element_bytes;
+
+  i64 tile_height(i64 rows) const;  // of the tiles that cover so many rows
   i64 block_chunks() const { return ceil_div(blocks, blocks_at_once); }
   i64 output_chunks() const { return ceil_div(outputs, outputs_at_once); }
   i64 chunks() const { return ceil_div(groups, groups_at_once) * block_chunks() * output_chunks(); }

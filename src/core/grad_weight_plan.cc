@@ -4,12 +4,13 @@
 #include <cmath>
 
 #include "grad_weight.h"
+#include "plan.h"
 
 namespace tconv {
 namespace {
 
 // What a task's sums, and each of its two panels, may take of a core's second-level cache.
-constexpr i64 kSumsBytes = 512 << 10, kPanelBytes = 512 << 10;
+constexpr i64 kSumsBytes = 1024 << 10, kPanelBytes = 512 << 10;
 constexpr i64 kFewPositions = 64, kManyPositions = 4096;  // of a box
 // Weights small enough to be kept once a span, and the most spans: threads enough, and sums that round like a tree.
 constexpr i64 kSpanBytes = 256 << 10, kSpans = 16;
@@ -86,8 +87,15 @@ i64 block_vectors(i64 inputs, i64 width) {
   return along < std::min(one, two) ? 0 : one < two ? 1 : 2;
 }
 
-GradWeight::GradWeight(const Spec& spec, const Isa& isa, int threads_, i64 element_bytes)
-    : batch(spec.batch), groups(spec.groups), inputs(spec.in_channels / groups), outputs(spec.out_channels / groups), taps(1) {
+GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 bytes, bool images_last_)
+    : batch(spec.batch),
+      groups(spec.groups),
+      inputs(spec.in_channels / groups),
+      outputs(spec.out_channels / groups),
+      taps(1),
+      images_last(images_last_),
+      isa(isa_),
+      element_bytes(bytes) {
   width = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   vectors = block_vectors(inputs, width);
   lanes = vectors ? vectors * width : 1;
@@ -109,6 +117,11 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa, int threads_, i64 eleme
   spans = weights <= double(kSpanBytes) ? std::clamp<i64>(boxes, 1, kSpans) : 1;
   threads = int(std::min(double(threads_), 1 + pairs / double(2 * width) / kCyclesPerThread));
   share_out(*this);
+}
+
+i64 GradWeight::tile_height(i64 rows) const {
+  const int vecs = std::max(int(vectors), 1);
+  return element_bytes == 8 ? tile_rows(*isa.f64, rows, kTerms, vecs) : tile_rows(*isa.f32, rows, kTerms, vecs);
 }
 
 }  // namespace tconv

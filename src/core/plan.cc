@@ -328,7 +328,7 @@ StencilAxis::StencilAxis(const Axis& a, Direction direction, bool shared, i64 fo
   for (const Tap& t : taps) shift_min = std::min(shift_min, t.shift), shift_max = std::max(shift_max, t.shift);
 }
 
-Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes, bool may_fold)
+Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
     : batch(spec.batch), groups(spec.groups), threads(threads_) {
   const bool is_forward = direction == Direction::forward;
   channels = (is_forward ? spec.in_channels : spec.out_channels) / groups;
@@ -338,7 +338,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
-  if (may_fold) fill_tiles(*this, spec, direction);
+  fill_tiles(*this, spec, direction);
   for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
   block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
   blocks = ceil_div(outputs, block);

@@ -88,7 +88,7 @@ struct Unit {
 enum class Break { never, slabs, rows };
 
 struct Plan {
-  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes, bool may_fold = true);
+  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes);
 
   StencilAxis axis[3];
   i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
@@ -140,14 +140,6 @@ int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs = kMaxVec
 // The widest tile of a height.
 template <class T>
 int tile_vecs(const Kernels<T>& kernels, i64 rows, int vecs = kMaxVecs);
-
-// Copies the inputs of a box, `channels` of them from `in` on, to panel[c * channel_pitch + position * position_pitch].
-struct PanelPitch {
-  i64 channel, position;
-};
-template <class T>
-void pack_panel(const Plan& plan, const Kernels<T>& kernels, const View<const T>& in, i64 channels, const Box& box, T* panel,
-                PanelPitch pitch);
 
 // weight: strides of (channel, m within its group, d, h, w), `group_stride` elements from group to group.
 template <class T>
