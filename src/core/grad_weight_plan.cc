@@ -110,6 +110,10 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   for (const Reach& t : axis[2].taps) phases.push_back(axis[2].phase(t));
   std::sort(phases.begin(), phases.end());
   phases.erase(std::unique(phases.begin(), phases.end()), phases.end());
+  if (2 * i64(phases.size()) > axis[2].stride) {  // all of a row's are taken apart in one pass, which is quicker than most of them apart
+    phases.clear();
+    for (i64 phase = 0; phase < axis[2].stride; ++phase) phases.push_back(phase);
+  }
   const double room = double(kSumsBytes / element_bytes), panel = double(kPanelBytes / element_bytes);
   choose_channels(*this, room, panel);
   choose_boxes(*this, panel);

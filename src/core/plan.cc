@@ -339,6 +339,10 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
     taps *= axis[i].kernel;
   }
   fill_tiles(*this, spec, direction);
+  if (StencilAxis& w = axis[2]; 2 * i64(w.in_phases.size()) > w.in_stride) {  // all of a row's are taken apart in one pass
+    w.in_phases.clear();
+    for (i64 phase = 0; phase < w.in_stride; ++phase) w.in_phases.push_back(phase);
+  }
   for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
   block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
   blocks = ceil_div(outputs, block);

@@ -236,8 +236,8 @@ def conv_transpose_grad_weight(
 
     `kernel_size` holds one int per axis; unbatched arrays need it so, since (C, H, W) and (N, C, L) look alike: a single
     int means arrays with a batch axis. All other arguments, and the errors, are those of `conv_transpose`. The
-    gradient with respect to bias is the sum of `grad` over all axes but the channels. (Where `grad` holds a NaN or an
-    infinity, taps that meet it only beyond the border of x may become NaN too.)
+    gradient with respect to bias is the sum of `grad` over all axes but the channels; `conv_transpose_grads` has it. (Where
+    x or `grad` holds a NaN or an infinity, taps that meet it only beyond the border may become NaN too.)
 
     >>> import numpy as np, tconv
     >>> x, grad = np.ones((1, 2, 4, 4), np.float32), np.ones((1, 3, 8, 8), np.float32)

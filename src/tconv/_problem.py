@@ -84,7 +84,9 @@ def gradients(x: Sequence[int], w: Sequence[int], grad: Sequence[int], *, layout
         raise ArgumentError("x", tuple(x), f"has {channels} channels where w of shape {tuple(w)} takes {size}")
     problem = grad_weight(x, grad, kernel, layout=layout, groups=groups, **words)
     if problem.spec.out_channels != out_channels:
-        raise ArgumentError("grad", tuple(grad), f"has {problem.spec.out_channels} channels where w of shape {tuple(w)} gives {out_channels}")
+        raise ArgumentError(
+            "grad", tuple(grad), f"has {problem.spec.out_channels} channels where w of shape {tuple(w)} gives {out_channels}"
+        )
     return problem
 
 
