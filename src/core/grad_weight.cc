@@ -242,9 +242,9 @@ template <class T>
 void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T> dy, View<T> grad, int threads) {
   const Kernels<T>& k = isa.kernels<T>();
   if (images_last(spec, block_vectors(spec.in_channels / spec.groups, k.lanes)))
-    run(GradWeight(positions(spec), isa, threads, sizeof(T), true), k, turned(x, false), turned(dy, false), turned(grad, true));
+    run(GradWeight(positions(spec), isa, threads, sizeof(T), false, true), k, turned(x, false), turned(dy, false), turned(grad, true));
   else
-    run(GradWeight(spec, isa, threads, sizeof(T)), k, x, dy, grad);
+    run(GradWeight(spec, isa, threads, sizeof(T), dy.stride[4] == 1), k, x, dy, grad);
 }
 
 template void grad_weight<float>(const Spec&, const Isa&, View<const float>, View<const float>, View<float>, int);

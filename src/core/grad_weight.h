@@ -43,8 +43,8 @@ struct Reaches {
 };
 
 struct GradWeight {
-  // `images_last`: the innermost axis of the spec is that of the images.
-  GradWeight(const Spec& spec, const Isa& isa, int threads, i64 element_bytes, bool images_last = false);
+  // `rows_lie`: the columns of a row of dy are adjacent. `images_last`: the innermost axis of the spec is that of the images.
+  GradWeight(const Spec& spec, const Isa& isa, int threads, i64 element_bytes, bool rows_lie, bool images_last = false);
 
   Reaches axis[3];
   std::vector<i64> phases;                              // of dy along a row: those that some tap reads

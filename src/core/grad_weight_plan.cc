@@ -87,7 +87,7 @@ i64 block_vectors(i64 inputs, i64 width) {
   return along < std::min(one, two) ? 0 : one < two ? 1 : 2;
 }
 
-GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 bytes, bool images_last_)
+GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 bytes, bool rows_lie, bool images_last_)
     : batch(spec.batch),
       groups(spec.groups),
       inputs(spec.in_channels / groups),
@@ -110,7 +110,8 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   for (const Reach& t : axis[2].taps) phases.push_back(axis[2].phase(t));
   std::sort(phases.begin(), phases.end());
   phases.erase(std::unique(phases.begin(), phases.end()), phases.end());
-  if (2 * i64(phases.size()) > axis[2].stride) {  // all of a row's are taken apart in one pass, which is quicker than most of them apart
+  if (rows_lie &&
+      2 * i64(phases.size()) > axis[2].stride) {  // all of a row's are taken apart in one pass, which is quicker than most of them apart
     phases.clear();
     for (i64 phase = 0; phase < axis[2].stride; ++phase) phases.push_back(phase);
   }

@@ -88,7 +88,8 @@ struct Unit {
 enum class Break { never, slabs, rows };
 
 struct Plan {
-  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes);
+  // `rows_lie`: the columns of an input row are expected to be adjacent.
+  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes, bool rows_lie = true);
 
   StencilAxis axis[3];
   i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
