@@ -334,7 +334,7 @@ StencilAxis::StencilAxis(const Axis& a, Direction direction, bool shared, i64 fo
   for (const Tap& t : taps) shift_min = std::min(shift_min, t.shift), shift_max = std::max(shift_max, t.shift);
 }
 
-Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes, bool may_fold)
+Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes, bool rows_lie)
     : batch(spec.batch), groups(spec.groups), threads(threads_) {
   const bool is_forward = direction == Direction::forward;
   channels = (is_forward ? spec.in_channels : spec.out_channels) / groups;
@@ -344,7 +344,11 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
-  if (may_fold) fill_tiles(*this, spec, direction);
+  fill_tiles(*this, spec, direction);
+  if (StencilAxis& w = axis[2]; rows_lie && 2 * i64(w.in_phases.size()) > w.in_stride) {  // all of a row's are taken apart in one pass
+    w.in_phases.clear();
+    for (i64 phase = 0; phase < w.in_stride; ++phase) w.in_phases.push_back(phase);
+  }
   for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
   block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
   blocks = ceil_div(outputs, block);

@@ -3,9 +3,11 @@
 
 from . import conventions as conventions
 from . import reference as reference
+from ._functional import Gradients as Gradients
 from ._functional import conv_transpose as conv_transpose
 from ._functional import conv_transpose_grad_input as conv_transpose_grad_input
 from ._functional import conv_transpose_grad_weight as conv_transpose_grad_weight
+from ._functional import conv_transpose_grads as conv_transpose_grads
 from ._functional import stamp as stamp
 from ._operator import Operator as Operator
 from ._runtime import __version__ as __version__
@@ -22,12 +24,14 @@ from .conventions import convert as convert
 __all__ = [
     "ArgumentError",
     "Axis",
+    "Gradients",
     "Operator",
     "Spec",
     "config",
     "conv_transpose",
     "conv_transpose_grad_input",
     "conv_transpose_grad_weight",
+    "conv_transpose_grads",
     "conventions",
     "convert",
     "get_num_threads",
