@@ -45,11 +45,11 @@ void choose_boxes(GradWeight& p, double panel) {
   const i64 room = i64(std::clamp(panel / channels, double(kFewPositions), double(kManyPositions)));
   const double halo = h.size > 1 ? std::max(0.0, double(h.high - h.low + 1 - h.stride) / double(h.stride)) : 0.0;
   double lowest = 1e300;
-  for (i64 pieces = ceil_div(w.size, room), last = ceil_div(w.size, 32); pieces <= std::max(pieces, last); ++pieces) {
+  const i64 least = ceil_div(w.size, room);
+  for (i64 pieces = least; pieces <= std::max(least, ceil_div(w.size, 32)); ++pieces) {
     const i64 columns = pieces > 1 ? round_up(ceil_div(w.size, pieces), 16) : w.size, rows = std::clamp<i64>(room / columns, 1, h.size);
     const double cost = (double(columns + w.halo()) + 6) * (double(rows) + halo) / double(columns * rows);
     if (cost < 0.99 * lowest) lowest = cost, w.box = columns, h.box = rows;
-    if (pieces >= last) break;
   }
   h.box = even(h.size, h.box);
   d.box = even(d.size, std::clamp<i64>(room / (w.box * h.box), 1, d.size));
@@ -110,8 +110,8 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   for (const Reach& t : axis[2].taps) phases.push_back(axis[2].phase(t));
   std::sort(phases.begin(), phases.end());
   phases.erase(std::unique(phases.begin(), phases.end()), phases.end());
-  if (rows_lie &&
-      2 * i64(phases.size()) > axis[2].stride) {  // all of a row's are taken apart in one pass, which is quicker than most of them apart
+  // All phases of a row are taken apart in one pass, which is quicker than most of them one by one.
+  if (rows_lie && 2 * i64(phases.size()) > axis[2].stride) {
     phases.clear();
     for (i64 phase = 0; phase < axis[2].stride; ++phase) phases.push_back(phase);
   }
