@@ -76,7 +76,8 @@ def test_only_what_is_asked_for():
 
 @pytest.mark.parametrize("bad, argument", [
     ({"grads": ("inputs",)}, "grads"), ({"grads": 3}, "grads"), ({"x": np.ones((1, 3, 4))}, "x"), ({"x": np.ones(4)}, "x"),
-    ({"w": np.ones((2, 4, 2))}, "grad"), ({"grad": np.ones((1, 3, 10))}, "grad"), ({"grad": np.ones((2, 3, 8))}, "grad"),
+    ({"w": np.ones((2, 4, 2))}, "grad"), ({"w": np.ones((2, 4, 2)), "grads": ("weight",)}, "grad"),
+    ({"x": np.ones((1, 3, 4)), "grads": ("bias",)}, "x"), ({"grad": np.ones((1, 3, 10))}, "grad"), ({"grad": np.ones((2, 3, 8))}, "grad"),
     ({"w": np.ones((2, 3, 2), np.float32)}, "w"), ({"threads": 0}, "threads"), ({"algorithm": "fast"}, "algorithm"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(bad, argument):
