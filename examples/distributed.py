@@ -52,6 +52,9 @@ def train(rank: int, processes: int, meeting: Path, steps: int, out: Path) -> No
             print(f"step {step}, loss of the first process {loss.item():.4f}", flush=True)
     if rank == 0:
         torch.save(model.module.state_dict(), out)
+    # The group must outlive the model: the last one to hold it would otherwise be the model's reducer, which waits for gloo's threads with
+    # Python's lock in its hand (pytorch#56297), at times for ever.
+    del model, loss
     dist.destroy_process_group()
 
 

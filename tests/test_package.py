@@ -19,8 +19,9 @@ import tconv.reference
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
-    "conv_transpose", "conv_transpose_grad_input", "conv_transpose_grad_weight", "Operator", "stamp", "Spec", "Axis", "ArgumentError",
-    "deconvolve", "conv_transpose_inverse", "Deconvolution", "Posedness", "conventions", "convert", "reference", "config", "show_config", "set_num_threads", "get_num_threads", "kernels",
+    "conv_transpose", "conv_transpose_grad_input", "conv_transpose_grad_weight", "conv_transpose_grads", "Gradients", "Operator", "stamp", "Spec", "Axis",
+    "ArgumentError", "deconvolve", "conv_transpose_inverse", "Deconvolution", "Posedness", "conventions", "convert", "reference", "config",
+    "show_config", "set_num_threads", "get_num_threads", "kernels",
 }  # fmt: skip
 NOT_OURS = {".git", "build", "dist", "_build", "results", "__pycache__"}
 LINKS = {"www.apache.org", "arxiv.org", "distill.pub", "keepachangelog.com", "semver.org", "numpy.org", "docs.python.org",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tconv import ArgumentError, conv_transpose
+from tconv import ArgumentError, conv_transpose, kernels
 from tconv import _picture as picture
 from tconv.upscale import METHODS, bands, enlarge, interpolation_kernel
 
@@ -127,6 +127,16 @@ def test_bands_equal_the_whole(method: str, dtype: str) -> None:
     assert whole.dtype == image.dtype and whole.shape == (51, 36, 3)
     for rows in (1, 2, 3, 7, 16):
         np.testing.assert_array_equal(enlarge(image, 3, method, rows=rows), whole)
+
+
+@pytest.mark.parametrize("algorithm", [name for name in kernels() if name.startswith(("auto", "direct"))])
+def test_bands_take_one_method(algorithm: str) -> None:
+    """Left to the estimates, bands of few rows and of many would be computed by methods that round differently."""
+    for channels in (1, 2, 3, 5, 9):
+        image = noise("float64", 17, 12, channels)
+        whole = enlarge(image, 3, "lanczos", rows=17, algorithm=algorithm)
+        for rows in (1, 2, 7):
+            np.testing.assert_array_equal(enlarge(image, 3, "lanczos", rows=rows, algorithm=algorithm), whole)
 
 
 def test_input_may_be_a_view_and_is_not_changed() -> None:

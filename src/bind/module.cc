@@ -15,6 +15,8 @@
 #include <string>
 #include <tuple>
 
+#include "../core/grad_bias.h"
+#include "../core/grad_weight.h"
 #include "../core/layer.h"
 #include "../core/parallel.h"
 
@@ -218,6 +220,17 @@ void grad_weight_as(const Problem& p, const std::string& kernel, const In& x, co
   grad_weight<T>(p.spec, found, from, dys, to, std::max(threads, 1));
 }
 
+template <class T>
+void grad_bias_as(const Problem& p, const In& dy, const Out& grad, int threads) {
+  const View<const T> dys = p.data<const T>(dy, true, "grad");
+  require(grad.dtype() == nb::dtype<T>() && grad.ndim() == 1 && i64(grad.shape(0)) == p.spec.out_channels &&
+              (p.spec.out_channels == 1 || grad.stride(0) == 1),
+          "bias: must be a contiguous vector of the right length and dtype");
+  T* to = static_cast<T*>(grad.data());
+  nb::gil_scoped_release release;
+  grad_bias<T>(p.spec, dys, to, std::max(threads, 1));
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -250,6 +263,12 @@ NB_MODULE(_core, m) {
       },
       nb::arg("problem"), nb::arg("kernel"), nb::arg("x").noconvert(), nb::arg("dy").noconvert(), nb::arg("grad").noconvert(),
       nb::arg("threads"));
+  m.def(
+      "grad_bias",
+      [](const Problem& p, const In& dy, const Out& grad, int threads) {
+        dy.dtype() == nb::dtype<double>() ? grad_bias_as<double>(p, dy, grad, threads) : grad_bias_as<float>(p, dy, grad, threads);
+      },
+      nb::arg("problem"), nb::arg("dy").noconvert(), nb::arg("grad").noconvert(), nb::arg("threads"));
   m.def(
       "refusal",
       [](const Problem& p, bool forward, const std::string& kernel) {

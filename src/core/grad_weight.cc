@@ -1,124 +1,250 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weight's gradient: the same microkernel with positions as the summed index and channels as rows and lanes.
-//
-// x and dy are packed position by position, dy split into its stride phases; a tap is then one constant shift of dy:
-//
-//   rows   [tile of R channels][phase plane][position][R]      lanes  [phase plane][position][channels, padded to whole vectors]
-//   sums   [tap][row channel][lane channel]
-//
-// Boxes of positions follow one another and every sum adds its terms in their order, so that any number of threads gives
-// the same bits: threads share out the packing of a box, then its tiles.
+// Packs boxes of both sides, multiplies, and writes the sums. See grad_weight.h for the layout.
+#include "grad_weight.h"
+
 #include <algorithm>
 
+#include "grad_weight_pieces.h"
 #include "parallel.h"
-#include "plan.h"
+#include "phases.h"
 
 namespace tconv {
 namespace {
 
-constexpr i64 kLaneChunk = 32;  // channels of the lane side that one task packs
+// The channels of a task.
+struct Chunk {
+  i64 group, groups, block, blocks, output, outputs;
 
-// One factor of the products: x (one plane, no halo) or dy (a plane a stride phase).
-template <class T>
-struct Side {
-  Plan plan;  // how its panels are packed; both sides have the same pitches, so that position f of one meets f of the other
-  View<const T> from;
-  i64 channels;
+  Chunk(const GradWeight& p, i64 index) {
+    const auto cut = [](i64 at, i64 step, i64 all, i64& first, i64& count) { first = at * step, count = std::min(step, all - first); };
+    cut(index % p.output_chunks(), p.outputs_at_once, p.outputs, output, outputs);
+    index /= p.output_chunks();
+    cut(index % p.block_chunks(), p.blocks_at_once, p.blocks, block, blocks);
+    cut(index / p.block_chunks(), p.groups_at_once, p.groups, group, groups);
+  }
 };
 
-// Panels of x that line up with those of dy: same extents, but one phase and no halo.
-Plan aligned(const Plan& dy, const Spec& spec) {
-  Plan x = dy;
-  for (int i = 0; i < 3; ++i) {
-    StencilAxis& a = x.axis[i];
-    a.in_size = spec.axis[i].size;
-    a.in_stride = 1;
-    a.in_lo = a.shift_min = a.shift_max = 0;
-    a.in_phases = {0};
-  }
-  x.planes = 1;
-  return x;
+// Calls body(n, d, h) for every row of some images.
+template <class F>
+void each_row(i64 images, i64 depth, i64 height, F body) {
+  for (i64 n = 0; n < images; ++n)
+    for (i64 d = 0; d < depth; ++d)
+      for (i64 h = 0; h < height; ++h) body(n, d, h);
 }
 
-// Where output channel, input channel and taps go in the result.
-struct Orientation {
-  bool lanes_are_x;
-  i64 row_stride, lane_stride;
-};
+// The positions of a box, `channels` of them, to one block of lanes.
+template <class T>
+void pack_block(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, const Window& box, i64 channels, T* to) {
+  const i64 lanes = p.lanes, wide = box.size[2], *stride = x.stride;
+  if (stride[1] != 1 && channels < lanes) k.copy(to, 0, to + channels, lanes, box.positions(), 0, 0, lanes - channels);
+  const bool whole = stride[3] == wide * stride[4], deep = stride[2] == box.size[1] * stride[3];  // rows, slabs that are one stretch
+  for (i64 n = 0; n < box.images; ++n)
+    for (i64 d = 0; d < (deep && stride[4] != 1 ? 1 : box.size[0]); ++d) {
+      const i64 tall = deep && stride[4] != 1 ? box.size[0] * box.size[1] : box.size[1];
+      const T* from = x.data + (box.image + n) * stride[0] + (box.at[0] + d) * stride[2] + box.at[1] * stride[3] + box.at[2] * stride[4];
+      T* slab = to + (n * box.size[0] + d) * box.size[1] * wide * lanes;
+      if (p.images_last && stride[1] != 1 && stride[3] == 1) {
+        for (i64 w = 0; w < wide; ++w)
+          k.transpose(from + w * stride[4], stride[1], slab + w * lanes, wide * lanes, channels, tall, nullptr);
+        continue;
+      }
+      const bool joined = whole && (deep || stride[4] == 1);
+      for (i64 h = 0; h < (joined ? 1 : tall); ++h, from += stride[3], slab += wide * lanes) {
+        const i64 length = joined ? tall * wide : wide;
+        if (stride[1] == 1)
+          k.copy(from, stride[4], slab, lanes, length, 0, channels, lanes);
+        else if (stride[4] == 1)
+          k.transpose(from, stride[1], slab, lanes, channels, length, nullptr);
+        else
+          for (i64 i = 0; i < length; ++i)
+            for (i64 c = 0; c < channels; ++c) slab[i * lanes + c] = from[i * stride[4] + c * stride[1]];
+      }
+    }
+}
+
+// The same for blocks of one lane: rows of every channel, with zeros after them.
+template <class T>
+void pack_channels(const Kernels<T>& k, const View<const T>& x, const Window& box, i64 channels, T* to) {
+  const i64 wide = box.size[2], channel = box.positions(), *stride = x.stride;
+  each_row(box.images, box.size[0], box.size[1], [&](i64 n, i64 d, i64 h) {
+    const T* from =
+        x.data + (box.image + n) * stride[0] + (box.at[0] + d) * stride[2] + (box.at[1] + h) * stride[3] + box.at[2] * stride[4];
+    if (stride[4] == 1) {
+      k.copy(from, stride[1], to, channel, channels, 0, wide, box.pitch);
+    } else {
+      k.copy(from, 0, to + wide, channel, channels, 0, 0, box.pitch - wide);
+      if (stride[1] == 1)
+        k.transpose(from, stride[4], to, channel, wide, channels, nullptr);
+      else
+        for (i64 c = 0; c < channels; ++c)
+          for (i64 w = 0; w < wide; ++w) to[c * channel + w] = from[c * stride[1] + w * stride[4]];
+    }
+    to += box.pitch;
+  });
+}
+
+// What the taps of a box read of dy, `channels` of them.
+template <class T>
+void pack_rows(const GradWeight& p, const Kernels<T>& k, const View<const T>& dy, const Window& box, i64 channels, T* to) {
+  const i64 step = p.axis[2].stride, phases = i64(p.phases.size()), *stride = dy.stride;
+  std::vector<Columns> columns;
+  const i64 first = (box.at[2] + floor_div(p.axis[2].low, step)) * step;
+  for (i64 phase : p.phases) columns.emplace_back(first + phase, step, p.axis[2].output, box.columns);
+  const i64 used = box.images * box.out_size[0] * box.out_size[1] * box.columns;
+  for (i64 c = 0; c < channels; ++c) {
+    T* at = to + c * box.channel;
+    for (i64 i = 0; i < phases; ++i) std::fill(at + i * box.plane + used, at + (i + 1) * box.plane, T(0));
+    std::fill(at + box.zeros(), at + box.channel, T(0));
+  }
+  const bool split = stride[4] == 1 && step > 1 && phases == step, images_last = p.images_last && stride[1] != 1 && stride[3] == 1;
+  each_row(box.images, box.out_size[0], images_last ? 1 : box.out_size[1], [&](i64 n, i64 d, i64 h) {
+    const T* row = dy.data + (box.image + n) * stride[0] + (box.out_at[0] + d) * stride[2] + (box.out_at[1] + h) * stride[3];
+    T* line = to + box.row(n, box.out_at[0] + d, box.out_at[1] + h);
+    if (images_last) {  // no phases, no halo
+      for (i64 c = 0; c < channels; ++c)
+        k.transpose(row + c * stride[1] + box.at[2] * stride[4], stride[4], line + c * box.channel, box.columns, box.columns,
+                    box.out_size[1], nullptr);
+      return;
+    }
+    if (split) {
+      for (i64 c = 0; c < channels; ++c) split_row(k, columns, step, box.columns, row + c * stride[1], line + c * box.channel, box.plane);
+      return;
+    }
+    for (i64 i = 0; i < phases; ++i) {
+      const Columns& z = columns[std::size_t(i)];
+      T* at = line + i * box.plane;
+      const T* from = row + (z.first + z.begin * step) * stride[4];
+      if (step == 1 && stride[4] == 1) {
+        k.copy(from, stride[1], at, box.channel, channels, z.begin, z.end, box.columns);
+        continue;
+      }
+      k.copy(row, 0, at, box.channel, channels, 0, 0, z.begin);
+      k.copy(row, 0, at + z.end, box.channel, channels, 0, 0, box.columns - z.end);
+      if (stride[1] == 1)
+        k.transpose(from, step * stride[4], at + z.begin, box.channel, z.end - z.begin, channels, nullptr);
+      else
+        for (i64 c = 0; c < channels; ++c)
+          for (i64 q = 0; q < z.end - z.begin; ++q) at[c * box.channel + z.begin + q] = from[c * stride[1] + q * step * stride[4]];
+    }
+  });
+}
+
+// The sums of a chunk over one box.
+template <class T>
+void add_box(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, const View<const T>& dy, const Chunk& chunk,
+             const Window& box, const Pieces& pieces, T* sums) {
+  const i64 block = box.positions() * p.lanes, channel = chunk.group * p.inputs + chunk.block * p.lanes;
+  const i64 channels = std::min(chunk.blocks * p.lanes, p.inputs - chunk.block * p.lanes);  // of every group
+  T* lanes = scratch<T>(0, chunk.groups * chunk.blocks * block);
+  T* rows = scratch<T>(1, chunk.groups * chunk.outputs * box.channel);
+  View<const T> from = x, with = dy;
+  from.data += channel * x.stride[1];
+  if (p.vectors)
+    for (i64 g = 0; g < chunk.groups; ++g, from.data += p.inputs * x.stride[1])
+      for (i64 b = 0; b < chunk.blocks; ++b) {
+        View<const T> part = from;
+        part.data += b * p.lanes * x.stride[1];
+        pack_block(p, k, part, box, std::min(p.lanes, channels - b * p.lanes), lanes + (g * chunk.blocks + b) * block);
+      }
+  else
+    pack_channels(k, from, box, chunk.groups * channels, lanes);  // several groups only where all channels of each are there
+  with.data += (chunk.group * p.outputs + chunk.output) * dy.stride[1];
+  pack_rows(p, k, with, box, chunk.groups * chunk.outputs, rows);
+  const i64 tall = chunk.outputs * p.taps * p.lanes;
+  for (std::size_t part = 0, i = 0; part < pieces.ends.size(); i = pieces.ends[part++])
+    for (i64 g = 0; g < chunk.groups; ++g)
+      for (i64 b = 0; b < chunk.blocks; ++b)
+        for (std::size_t j = i; j < pieces.ends[part]; ++j) {
+          const Piece& t = pieces.pieces[j];
+          const i64 at = g * chunk.blocks + b;
+          k.correlated[p.vectors][t.rows](t.runs, t.first, t.last, pieces.rows_at.data() + t.rows_at, pieces.lanes_at.data() + t.lanes_at,
+                                          rows + g * chunk.outputs * box.channel, lanes + at * block, sums + at * tall,
+                                          pieces.at.data() + t.at);
+        }
+}
+
+// Sums of a chunk to the gradient.
+template <class T>
+void write(const GradWeight& p, const Kernels<T>& k, const Chunk& chunk, const T* sums, const View<T>& grad) {
+  std::vector<i64> element;  // of the kernel, in memory
+  bool dense = grad.stride[1] == p.taps || p.outputs == 1;
+  for (i64 d = 0; d < p.axis[0].kernel; ++d)
+    for (i64 h = 0; h < p.axis[1].kernel; ++h)
+      for (i64 w = 0; w < p.axis[2].kernel; ++w) {
+        element.push_back(d * grad.stride[2] + h * grad.stride[3] + w * grad.stride[4]);
+        dense = dense && element.back() == i64(element.size()) - 1;
+      }
+  const i64 rows = chunk.outputs * p.taps;
+  for (i64 g = 0; g < chunk.groups; ++g)
+    for (i64 b = 0; b < chunk.blocks; ++b, sums += rows * p.lanes) {
+      const i64 first = (chunk.block + b) * p.lanes, lanes = std::min(p.lanes, p.inputs - first);
+      T* to = grad.data + ((chunk.group + g) * p.inputs + first) * grad.stride[0] + chunk.output * grad.stride[1];
+      if (dense)
+        k.transpose(sums, p.lanes, to, grad.stride[0], rows, lanes, nullptr);
+      else
+        for (i64 l = 0; l < lanes; ++l)
+          for (i64 r = 0; r < rows; ++r)
+            to[l * grad.stride[0] + r / p.taps * grad.stride[1] + element[std::size_t(r % p.taps)]] = sums[r * p.lanes + l];
+    }
+}
 
 template <class T>
-void one_group(const Kernels<T>& k, const Side<T>& rows, const Side<T>& lanes, Orientation o, View<T> grad, int threads) {
-  const Plan& plan = rows.plan;
-  const RowGroup& taps = plan.units[0].groups[0];  // grad_input's plan has one phase: one unit, one list of taps
-  const Boxes boxes(plan);
-  const i64 count = i64(taps.offsets.size()), pitch = round_up(lanes.channels, k.lanes), vectors = pitch / k.lanes;
-  const i64 height = tile_rows(k, rows.channels, plan.plane), tiles = ceil_div(rows.channels, height);
-  const i64 row_panel = rows.plan.planes * plan.plane, lane_panel = lanes.plan.planes * plan.plane * pitch;
-  T* row_data = scratch<T>(0, row_panel * rows.channels);
-  T* lane_data = scratch<T>(1, lane_panel);
-  const i64 sum_count = plan.taps * rows.channels * pitch;  // of every tap: those that join nothing stay zero
-  T* sums = scratch<T>(2, sum_count);
-  std::fill_n(lane_data, lane_panel, T(0));
-  if (!boxes.count() || count < plan.taps) std::fill_n(sums, sum_count, T(0));
-
-  const auto pack = [&](const Side<T>& side, const Box& box, i64 first, i64 channels, T* to, PanelPitch to_pitch) {
-    View<const T> from = side.from;
-    from.data += first * from.stride[1];
-    pack_panel(side.plan, k, from, channels, box, to, to_pitch);
-  };
-  const auto multiply = [&](const Box& box, i64 tap, i64 tile, bool add) {
-    const i64 first = tile * height, tall = std::min(height, rows.channels - first), none = 0, shift = taps.offsets[tap];
-    const T* row = row_data + first * row_panel + (o.lanes_are_x ? shift * tall : 0);
-    const T* lane = lane_data + (o.lanes_are_x ? 0 : shift * pitch);
-    T* out = sums + (taps.taps[0][tap] * rows.channels + first) * pitch;
-    const i64 most = tile_vecs(k, tall);
-    i64 at[kMaxRows];
-    for (i64 r = 0; r < tall; ++r) at[r] = r * pitch;
-    for (i64 v = 0; v < vectors; v += most)
-      k.tile[tall][std::min(most, vectors - v)](box.lanes(plan), pitch, 1, &none, row, lane + v * k.lanes, out + v * k.lanes, at, add);
-  };
-  for (i64 b = 0; b < boxes.count(); ++b) {
-    const Box box = boxes(plan, b);
-    parallel_for(tiles + ceil_div(lanes.channels, kLaneChunk), threads, [&](i64 task) {
-      if (task < tiles) {
-        const i64 first = task * height, tall = std::min(height, rows.channels - first);
-        pack(rows, box, first, tall, row_data + first * row_panel, {1, tall});
-      } else {
-        const i64 first = (task - tiles) * kLaneChunk;
-        pack(lanes, box, first, std::min(kLaneChunk, lanes.channels - first), lane_data + first, {1, pitch});
-      }
-    });
-    parallel_for(count * tiles, threads, [&](i64 task) { multiply(box, task / tiles, task % tiles, b > 0); });
-  }
-  const i64 kh = plan.axis[1].kernel, kw = plan.axis[2].kernel;
-  parallel_for(rows.channels, threads, [&](i64 r) {
-    for (i64 l = 0; l < lanes.channels; ++l)
-      for (i64 t = 0; t < plan.taps; ++t)
-        grad.data[r * o.row_stride + l * o.lane_stride + t / kw / kh * grad.stride[2] + t / kw % kh * grad.stride[3] +
-                  t % kw * grad.stride[4]] = sums[(t * rows.channels + r) * pitch + l];
+void run(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, const View<const T>& dy, const View<T>& grad) {
+  T* spans = p.spans > 1 ? scratch<T>(3, p.spans * p.chunks() * p.sums()) : nullptr;  // [span][chunk]
+  Pool pool(p);
+  parallel_for(p.spans * p.chunks(), p.threads, [&](i64 task) {
+    const Chunk chunk(p, task % p.chunks());
+    const i64 span = task / p.chunks(), count = chunk.groups * chunk.blocks * chunk.outputs * p.taps * p.lanes;
+    T* sums = spans ? spans + task * p.sums() : scratch<T>(2, count);
+    std::fill_n(sums, count, T(0));
+    const auto tables = pool.take(chunk.outputs);
+    for (i64 b = span * p.boxes / p.spans; b < (span + 1) * p.boxes / p.spans; ++b) {
+      const Window box(p, b);
+      add_box(p, k, x, dy, chunk, box, (*tables)(box), sums);
+    }
+    if (!spans) write(p, k, chunk, sums, grad);
   });
+  if (spans)
+    parallel_for(p.chunks(), p.threads, [&](i64 c) {
+      const Chunk chunk(p, c);
+      T* sums = spans + c * p.sums();
+      const i64 count = chunk.groups * chunk.blocks * chunk.outputs * p.taps * p.lanes;
+      for (i64 span = 1; span < p.spans; ++span) {
+        const T* more = spans + (span * p.chunks() + c) * p.sums();
+        for (i64 i = 0; i < count; ++i) sums[i] += more[i];
+      }
+      write(p, k, chunk, sums, grad);
+    });
+}
+
+// Images as the innermost axis: of small maps they are the longer rows, and what lies outside the crop is left out exactly.
+constexpr i64 kShortRow = 9;
+bool images_last(const Spec& s, i64 vectors) {
+  const Axis &d = s.axis[0], &w = s.axis[2];
+  return vectors && d.size == 1 && d.kernel == 1 && d.output() == 1 && d.lo == 0 && w.size < kShortRow && w.size < s.batch;
+}
+
+Spec positions(const Spec& s) {
+  Spec turned = s;
+  turned.batch = 1;
+  turned.axis[0] = s.axis[1], turned.axis[1] = s.axis[2], turned.axis[2] = Axis{s.batch, 1, 1, 1, 0, 0};
+  return turned;
+}
+
+template <class T>
+View<T> turned(const View<T>& v, bool weight) {
+  return {v.data, {weight ? v.stride[0] : 0, v.stride[1], v.stride[3], v.stride[4], weight ? 0 : v.stride[0]}};
 }
 
 }  // namespace
 
 template <class T>
 void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T> dy, View<T> grad, int threads) {
-  // One thread's boxes, whatever the number of threads: where the sums are cut decides their rounding.
   const Kernels<T>& k = isa.kernels<T>();
-  const Plan plan(spec, Direction::grad_input, isa, 1, sizeof(T), false);
-  const Side<T> xs{aligned(plan, spec), x, plan.outputs}, dys{plan, dy, plan.channels};
-  const auto padding = [&](i64 channels) { return double(round_up(channels, k.lanes)) / double(channels); };
-  const Orientation o = padding(plan.outputs) < padding(plan.channels) ? Orientation{true, grad.stride[1], grad.stride[0]}
-                                                                       : Orientation{false, grad.stride[0], grad.stride[1]};
-  const bool spread = plan.groups >= 2 * threads;  // whole groups to threads, or one group after another by all threads
-  parallel_for(plan.groups, spread ? threads : 1, [&](i64 g) {
-    Side<T> gx = xs, gdy = dys;
-    gx.from.data += g * plan.outputs * x.stride[1];
-    gdy.from.data += g * plan.channels * dy.stride[1];
-    View<T> to = grad;
-    to.data += g * plan.outputs * grad.stride[0];
-    one_group(k, o.lanes_are_x ? gdy : gx, o.lanes_are_x ? gx : gdy, o, to, spread ? 1 : threads);
-  });
+  if (images_last(spec, block_vectors(spec.in_channels / spec.groups, k.lanes)))
+    run(GradWeight(positions(spec), isa, threads, sizeof(T), false, true), k, turned(x, false), turned(dy, false), turned(grad, true));
+  else
+    run(GradWeight(spec, isa, threads, sizeof(T), dy.stride[4] == 1), k, x, dy, grad);
 }
 
 template void grad_weight<float>(const Spec&, const Isa&, View<const float>, View<const float>, View<float>, int);

@@ -44,6 +44,25 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, con
 // Channels that weights are fetched ahead: they are read once a box, and the hardware stops looking ahead where a page ends.
 constexpr i64 kAhead = 48;
 
+// Adds row[r][c] * at[c] for first <= c < last to R rows of V vectors.
+template <class T, int N, int R, int V>
+inline __attribute__((always_inline)) void add_products(Vec<T, N> (&acc)[R][V], const T* const (&row)[R], const T* at, i64 first,
+                                                        i64 last) {
+  at += first * V * N;
+  for (i64 c = first; c < last; ++c, at += V * N) {
+    Vec<T, N> lanes[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      lanes[v] = load<Vec<T, N>>(at + v * N);
+      if (V > 1) __builtin_prefetch(at + (kAhead * V + v) * N);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) acc[r][v] += row[r][c] * lanes[v];
+  }
+}
+
 template <class T, int N, int R>
 void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias, bool add) {
   constexpr int V = kGatherVecs;
@@ -53,19 +72,7 @@ void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* of
     const T* row[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) row[r] = rows[r];
-    const T* at = w + offsets[t] + first * V * N;
-    for (i64 c = first; c < last; ++c, at += V * N) {
-      vec lanes[V];
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) {
-        lanes[v] = load<vec>(at + v * N);
-        __builtin_prefetch(at + (kAhead * V + v) * N);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) acc[r][v] += row[r][c] * lanes[v];
-    }
+    add_products<T, N, R, V>(acc, row, w + offsets[t], first, last);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
@@ -75,6 +82,48 @@ void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* of
       if (!add && bias) acc[r][v] += load<vec>(bias + v * N);
       store(out[r] + v * N, acc[r][v]);
     }
+}
+
+template <class T, int N, int R, int V>
+void correlated(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, const T* lanes, T* out,
+                const i64* at) {
+  Vec<T, N> acc[R][V] = {};
+  for (i64 t = 0; t < runs; ++t, rows_at += R) {
+    const T* row[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) row[r] = rows + rows_at[r];
+    add_products<T, N, R, V>(acc, row, lanes + lanes_at[t], first, last);
+  }
+  visit<R, V>(out, at, N, [&](int r, int v, T* to) { store(to, load<Vec<T, N>>(to) + acc[r][v]); });
+}
+
+// The sum of a vector's elements, halves added to halves.
+template <class T, int N>
+inline T total(Vec<T, N> v) {
+  T elements[N];
+  store(elements, v);
+  for (int half = N / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) elements[i] += elements[i + half];
+  return elements[0];
+}
+
+// One lane, vectors along the sum: every load of it serves R rows.
+template <class T, int N, int R>
+void correlated_along(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, const T* lanes, T* out,
+                      const i64* at) {
+  Vec<T, N> acc[R] = {};
+  for (i64 t = 0; t < runs; ++t, rows_at += R) {
+    const T* row[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) row[r] = rows + rows_at[r];
+    const T* lane = lanes + lanes_at[t];
+    for (i64 c = first; c < last; c += N) {
+      const Vec<T, N> x = load<Vec<T, N>>(lane + c);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) acc[r] += load<Vec<T, N>>(row[r] + c) * x;
+    }
+  }
+  for (int r = 0; r < R; ++r) out[at[r]] += total<T, N>(acc[r]);
 }
 
 // N positions of P = 1, 2 or 4 phases, in P vectors of y.
@@ -171,6 +220,82 @@ void weave(T* y, const T* const* rows, i64 phases, i64 count, T bias, bool strea
     }
   }
   weave_squares<T, 1>(y, rows, phases, 0, count, bias);
+}
+
+// N positions of P = 1, 2 or 4 phases, out of P vectors.
+template <int P, class T, class V>
+inline void unweave_block(const T* from, T* to, i64 to_pitch, V) {
+  constexpr int N = sizeof(V) / sizeof(T);
+  using all = typename CountTo<N>::type;
+  V v[P];
+  for (int p = 0; p < P; ++p) v[p] = load<V>(from + p * N);
+  if constexpr (P == 2) {
+    const V a = v[0], b = v[1];
+    v[0] = unzip<0>(a, b, all{}), v[1] = unzip<1>(a, b, all{});
+  } else if constexpr (P == 4) {
+    const V a = unzip<0>(v[0], v[1], all{}), b = unzip<0>(v[2], v[3], all{}), c = unzip<1>(v[0], v[1], all{}),
+            d = unzip<1>(v[2], v[3], all{});
+    v[0] = unzip<0>(a, b, all{}), v[1] = unzip<0>(c, d, all{}), v[2] = unzip<1>(a, b, all{}), v[3] = unzip<1>(c, d, all{});
+  }
+  for (int p = 0; p < P; ++p) store(to + p * to_pitch, v[p]);
+}
+
+// The last vector overlaps the one before it; fewer positions than a vector holds are left to narrower vectors.
+template <class T, int N, int P>
+void unweave_vectors(const T* from, i64 count, T* to, i64 to_pitch) {
+  if constexpr (N == 1) {
+    for (i64 q = 0; q < count; ++q)
+      for (int p = 0; p < P; ++p) to[p * to_pitch + q] = from[q * P + p];
+  } else {
+    if (count < N) return unweave_vectors<T, N / 2, P>(from, count, to, to_pitch);
+    for (i64 q = 0; q < count; q += N) {
+      q = q + N <= count ? q : count - N;
+      unweave_block<P>(from + q * P, to + q, to_pitch, Vec<T, N>{});
+    }
+  }
+}
+
+// Any number of phases, M x M elements transposed in registers at a time. Nothing is read past the last position, and of fewer phases
+// than M only those are stored.
+template <class T, int M>
+void unweave_squares(const T* from, i64 phases, i64 count, T* to, i64 to_pitch) {
+  const i64 last = count - (phases < M ? ceil_div(M - phases, phases) : 0);  // positions whose M elements all exist
+  i64 q = 0;
+  if constexpr (M > 1) {
+    using vec = Vec<T, M>;
+    if (last >= M)
+      for (i64 p = 0; p < phases; p += M) {
+        p = p + M <= phases || phases < M ? p : phases - M;
+        for (q = 0; q < last; q += M) {
+          q = q + M <= last ? q : last - M;
+          vec v[M];
+#pragma GCC unroll 16
+          for (int i = 0; i < M; ++i) v[i] = load<vec>(from + (q + i) * phases + p);
+          transpose_square(v);
+#pragma GCC unroll 16
+          for (int i = 0; i < M; ++i)
+            if (p + i < phases) store(to + (p + i) * to_pitch + q, v[i]);
+        }
+      }
+    else if (M > 2)
+      return unweave_squares<T, M / 2>(from, phases, count, to, to_pitch);
+  }
+  for (; q < count; ++q)
+    for (i64 p = 0; p < phases; ++p) to[p * to_pitch + q] = from[q * phases + p];
+}
+
+template <class T, int N>
+void unweave(const T* from, i64 phases, i64 count, T* to, i64 to_pitch) {
+  if (count <= 0) return;
+  if (phases == 1) return unweave_vectors<T, N, 1>(from, count, to, to_pitch);
+  if (phases == 2) return unweave_vectors<T, N, 2>(from, count, to, to_pitch);
+  if constexpr (N >= 4) {
+    if (phases == 4) return unweave_vectors<T, N, 4>(from, count, to, to_pitch);
+    if (N >= 16 && phases >= 16) return unweave_squares<T, N >= 16 ? 16 : 4>(from, phases, count, to, to_pitch);
+    if (N >= 8 && phases >= 5) return unweave_squares<T, N >= 8 ? 8 : 4>(from, phases, count, to, to_pitch);
+    return unweave_squares<T, 4>(from, phases, count, to, to_pitch);
+  }
+  unweave_squares<T, 1>(from, phases, count, to, to_pitch);
 }
 
 // Squares in registers, so that every line is read and written once however far apart lines are; the rest one by one.
@@ -281,6 +406,8 @@ constexpr Tile<T> pick() {
 template <class T, int N, int Registers, int R, int V = kMaxVecs>
 constexpr void fill(Kernels<T>& k) {
   if constexpr (V == kGatherVecs && R * V + V + 1 <= Registers) k.gathered[R] = gathered<T, N, R>;
+  if constexpr (V <= kGatherVecs && R * V + V + 1 <= Registers) k.correlated[V][R] = correlated<T, N, R, V>;
+  if constexpr (V == 1 && R + 2 <= Registers) k.correlated[0][R] = correlated_along<T, N, R>;
   k.tile[R][V] = pick<T, N, Registers, R, V>();
   if constexpr (V > 1)
     fill<T, N, Registers, R, V - 1>(k);
@@ -290,7 +417,8 @@ constexpr void fill(Kernels<T>& k) {
 
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
-  Kernels<T> k{N, {}, {}, weave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>, depthwise<T, N>, activate<T, N>, {}};
+  Kernels<T> k{
+      N, {}, {}, {}, weave<T, N>, unweave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>, depthwise<T, N>, activate<T, N>, {}};
   fill<T, N, Registers, kMaxRows>(k);
   fill_transforms<T, N>(k);
   return k;

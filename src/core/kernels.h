@@ -32,10 +32,21 @@ template <class T>
 using Gathered = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias,
                           bool add);
 
+// The same products for sums over positions: out[at[r] + lane] += sum over runs t and first <= c < last of
+// rows[rows_at[t * R + r] + c] * lanes[lanes_at[t] + c * width + lane], where a block of `width` lanes is V vectors. V = 0 stands for
+// blocks of one lane: then vectors lie along c, and first and last are whole vectors.
+template <class T>
+using Correlated = void (*)(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, const T* lanes, T* out,
+                            const i64* at);
+
 // The write-back: y[q * phases + p] = rows[p][q] + bias for q < count: the stride phases of one output row, interleaved.
 // `stream` asks for stores that go past the caches, where y is too large to be found there again.
 template <class T>
 using Weave = void (*)(T* y, const T* const* rows, i64 phases, i64 count, T bias, bool stream);
+
+// Its inverse, which takes stride phases apart: to[p * to_pitch + q] = from[q * phases + p] for q < count.
+template <class T>
+using Unweave = void (*)(const T* from, i64 phases, i64 count, T* to, i64 to_pitch);
 
 // A transposing copy between lanes and channels: to[a + b * to_pitch] = from[a * from_pitch + b] + (bias ? bias[a] : 0).
 template <class T>
@@ -92,10 +103,12 @@ constexpr int kOnePoint = 1;  // the point whose value reaches every output unch
 
 template <class T>
 struct Kernels {
-  int lanes;                                 // elements of a vector
-  Tile<T> tile[kMaxRows + 1][kMaxVecs + 1];  // [R][V]; null where the accumulators would not fit the registers
-  Gathered<T> gathered[kMaxRows + 1];        // [R]
+  int lanes;                                                // elements of a vector
+  Tile<T> tile[kMaxRows + 1][kMaxVecs + 1];                 // [R][V]; null where the accumulators would not fit the registers
+  Gathered<T> gathered[kMaxRows + 1];                       // [R]
+  Correlated<T> correlated[kGatherVecs + 1][kMaxRows + 1];  // [V][R]; null likewise
   Weave<T> weave;
+  Unweave<T> unweave;
   Transpose<T> transpose;
   Copy<T> copy;
   CopyStretches<T> copy_stretches;

@@ -81,7 +81,7 @@ std::string refusal(Method method, const Spec& spec, Direction direction, bool c
 Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int threads, i64 element_bytes, Use use)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
   if (const std::string why = refusal(asked, spec, dir, use.channels_last); !why.empty()) throw std::invalid_argument(why);
-  auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes);
+  auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes, !use.channels_last);
   candidates = consider(spec, dir, isa, asked, *by_positions, element_bytes, use);
   method = best(candidates).method;
   threads = int(std::min(double(threads), 1 + best(candidates).cycles / kCyclesPerThread));
@@ -92,7 +92,8 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
   else if (method == Method::channels)
     plan = std::make_unique<const Gather>(spec, dir, threads, element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes, element_bytes);
   else
-    plan = threads == 1 ? std::move(by_positions) : std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes);
+    plan =
+        threads == 1 ? std::move(by_positions) : std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes, !use.channels_last);
 }
 
 std::vector<i64> Layer::signature() const {

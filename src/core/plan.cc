@@ -14,8 +14,9 @@ namespace {
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
-// Of the estimates: an element of a panel, a vector of the output, one that is transposed, and what tiles take beyond their model.
-constexpr double kPackCycles = 0.3, kWriteCycles = 6, kTurnCycles = 16, kTileFactor = 1.1;
+// Of the estimates: an element of a panel, a vector of the output, one that is transposed, and what tiles take beyond their model;
+// a tile, however short its sums.
+constexpr double kPackCycles = 0.3, kWriteCycles = 6, kTurnCycles = 16, kTileFactor = 1.1, kTileCycles = 15;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
@@ -64,22 +65,26 @@ i64 shared_zeros(const StencilAxis& w) {
   return shared;
 }
 
-// Cycles of a tap of an h x v tile: two multiply-adds a cycle, or two loads (lanes may straddle lines), or four cycles of latency,
-// whichever is most; the closer loads come to two a cycle, the more of them wait for the second-level cache (measured: 12x2 95 %, 8x3 99 %,
-// 8x2 90 %).
-double tap_cycles(double h, double v) {
-  const double multiply = h * v / 2, load = (h + 2 * v) / 2;
-  return std::max({multiply * (1 + std::clamp(0.6 * load / multiply - 0.35, 0.0, 0.15)), load, 4.0});
+// Cycles of a tap of an h x v tile: two multiply-adds a cycle, or two loads (lanes may straddle lines), or the latency of one addition
+// after another, whichever is most; the closer loads come to two a cycle, the more of them wait for the second-level cache. (Measured: of
+// 64-byte vectors 12x2 95 %, 8x3 99 %, 8x2 90 %; of 32-byte vectors 6x2 99 %, 4x3 98 %, 4x2 84 %.)
+double tap_cycles(double h, double v, double vector_bytes) {
+  const double multiply = h * v / 2, load = (h + (1 + vector_bytes / 64) * v) / 2;
+  return std::max({multiply * (1 + std::clamp(0.6 * load / multiply - 0.35, 0.0, 0.15)), load, 4.7});
 }
 
-// The tile that most of a plan's work is done by, and what it makes of a run of lanes.
+// The tile that most of a plan's work is done by, the terms of its sums, and what it makes of a run of lanes: cycles a term.
 struct Tiling {
-  i64 height, wide, lanes;
+  i64 height, wide, lanes, element_bytes;
+  double terms;
 
   double cycles(i64 positions) const {
     const i64 vectors = ceil_div(positions, lanes), rest = vectors % wide;
-    return double(vectors / wide) * tap_cycles(double(height), double(wide)) + (rest ? tap_cycles(double(height), double(rest)) : 0.0);
+    return double(vectors / wide) * cycles_of(wide) + (rest ? cycles_of(rest) : 0.0);
   }
+
+ private:
+  double cycles_of(i64 v) const { return tap_cycles(double(height), double(v), double(lanes * element_bytes)) + kTileCycles / terms; }
 };
 
 // Where strips break: vectors that run on waste the lanes between rows (or slabs), those that stop waste lanes at the end. Rows of their
@@ -269,7 +274,8 @@ Tiling main_tile(const Plan& p, const Kernels<T>& k) {
   const i64 run = std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost);
   const i64 rows = p.block * run > kMaxRows ? p.block : p.block * run * (p.axis[1].out_end - p.axis[1].out_begin);
   const int height = tile_rows(k, std::min<i64>(rows, kBlock), kTerms);
-  return {height, tile_vecs(k, height), k.lanes};
+  const i64 phases = (p.axis[0].out_end - p.axis[0].out_begin) * (p.axis[1].out_end - p.axis[1].out_begin) * run;
+  return {height, tile_vecs(k, height), k.lanes, sizeof(T), std::max(1.0, double(p.channels * p.taps) / double(phases))};
 }
 
 template <class T>
@@ -328,7 +334,7 @@ StencilAxis::StencilAxis(const Axis& a, Direction direction, bool shared, i64 fo
   for (const Tap& t : taps) shift_min = std::min(shift_min, t.shift), shift_max = std::max(shift_max, t.shift);
 }
 
-Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes, bool may_fold)
+Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes, bool rows_lie)
     : batch(spec.batch), groups(spec.groups), threads(threads_) {
   const bool is_forward = direction == Direction::forward;
   channels = (is_forward ? spec.in_channels : spec.out_channels) / groups;
@@ -338,7 +344,11 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
-  if (may_fold) fill_tiles(*this, spec, direction);
+  fill_tiles(*this, spec, direction);
+  if (StencilAxis& w = axis[2]; rows_lie && 2 * i64(w.in_phases.size()) > w.in_stride) {  // all of a row's are taken apart in one pass
+    w.in_phases.clear();
+    for (i64 phase = 0; phase < w.in_stride; ++phase) w.in_phases.push_back(phase);
+  }
   for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
   block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
   blocks = ceil_div(outputs, block);
@@ -355,7 +365,8 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   if (exact > 1e17) throw std::bad_alloc();
   make_units(*this);
   choose_strips(*this, tiling, element_bytes);
-  tile_height = tiling.height, tile_wide = tiling.wide, lanes = tiling.lanes;
+  lanes = tiling.lanes;
+  box_cycles = tconv::box_cycles(*this, tiling, axis[2].box, axis[1].box, axis[0].box, box_batch);
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
 }
 
@@ -363,12 +374,11 @@ double cycles(const Plan& p, bool channels_last) {
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
   const double boxes = double(p.batch) / double(p.box_batch) * double(d.count) / double(d.box) * double(h.count) / double(h.box) *
                        double(w.count) / double(w.box);
-  const double box = box_cycles(p, {p.tile_height, p.tile_wide, p.lanes}, w.box, h.box, d.box, p.box_batch);
   const double written = double(p.batch * p.outputs) * double(d.out_size) * double(h.out_size) * double(w.out_size) / double(p.lanes);
   // Adjacent channels are transposed in registers on both ways.
   const double packed = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(w.in_size);
   const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) : 0.0;
-  return double(p.groups) * (boxes * box + kWriteCycles * written + turned);
+  return double(p.groups) * (boxes * p.box_cycles + kWriteCycles * written + turned);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
@@ -407,7 +417,10 @@ int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs) {
     const int v = tile_vecs(kernels, r, vecs);
     if (v < std::min(vecs, 2)) continue;
     // Cycles of the tiles of h rows, and their fixed cost; counted per vector of lanes.
-    const auto cycles = [&](i64 h) { return h ? (tap_cycles(double(h), v) * double(depth) + 1.5 * double(h) * v + 15.0) / v : 0.0; };
+    const auto cycles = [&](i64 h) {
+      const double tap = tap_cycles(double(h), v, double(kernels.lanes * i64(sizeof(T))));
+      return h ? (tap * double(depth) + 1.5 * double(h) * v + kTileCycles) / v : 0.0;
+    };
     const double cost = double(rows / r) * cycles(r) + cycles(rows % r);
     if (cost < lowest * 0.999) lowest = cost, best = r;
   }

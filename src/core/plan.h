@@ -88,17 +88,19 @@ struct Unit {
 enum class Break { never, slabs, rows };
 
 struct Plan {
-  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes, bool may_fold = true);
+  // `rows_lie`: the columns of an input row are expected to be adjacent.
+  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes, bool rows_lie = true);
 
   StencilAxis axis[3];
   i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
   i64 box_batch;
-  i64 plane, planes, panel;           // elements of a phase plane, planes a channel, elements of a panel
-  i64 block, blocks;                  // output channels that are computed together
-  i64 taps;                           // of the whole kernel
-  i64 weights;                        // packed for a channel and an output: one a tap, or more where folded positions share a tap
-  i64 tile_height, tile_wide, lanes;  // of the tile that does most of the work, and the lanes of its vectors
-  i64 strip, pitch;                   // vectors of a strip at most, and the elements between two rows of sums
+  i64 plane, planes, panel;  // elements of a phase plane, planes a channel, elements of a panel
+  i64 block, blocks;         // output channels that are computed together
+  i64 taps;                  // of the whole kernel
+  i64 weights;               // packed for a channel and an output: one a tap, or more where folded positions share a tap
+  i64 lanes;                 // of a vector
+  double box_cycles;         // estimated
+  i64 strip, pitch;          // vectors of a strip at most, and the elements between two rows of sums
   Break breaks;
   std::vector<Unit> units;
   int threads;
@@ -141,23 +143,11 @@ int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs = kMaxVec
 template <class T>
 int tile_vecs(const Kernels<T>& kernels, i64 rows, int vecs = kMaxVecs);
 
-// Copies the inputs of a box, `channels` of them from `in` on, to panel[c * channel_pitch + position * position_pitch].
-struct PanelPitch {
-  i64 channel, position;
-};
-template <class T>
-void pack_panel(const Plan& plan, const Kernels<T>& kernels, const View<const T>& in, i64 channels, const Box& box, T* panel,
-                PanelPitch pitch);
-
 // weight: strides of (channel, m within its group, d, h, w), `group_stride` elements from group to group.
 template <class T>
 void pack_weights(const Plan& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T>
 void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
-
-// grad[ci, co, t] = sum over images and positions of x[ci, i] * dy[co, i * stride + t * dilation - lo].
-template <class T>
-void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T> dy, View<T> grad, int threads);
 
 }  // namespace tconv

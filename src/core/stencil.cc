@@ -2,22 +2,16 @@
 // Runs a plan: pack a box of inputs, multiply, interleave the phases into the output. See plan.h for the layout.
 #include <algorithm>
 #include <atomic>
+#include <optional>
 
 #include "parallel.h"
+#include "phases.h"
 #include "plan.h"
 
 namespace tconv {
 namespace {
 
 constexpr i64 kStreamBytes = 16 << 20;
-
-// The columns [begin, end) of a row that lie inside the input; column z is the input z * stride + start.
-struct Inside {
-  i64 begin, end;
-  Inside(i64 start, i64 stride, i64 size, i64 columns)
-      : begin(std::clamp<i64>(ceil_div(-start, stride), 0, columns)),
-        end(std::clamp<i64>(ceil_div(size - start, stride), begin, columns)) {}
-};
 
 // Tasks: boxes, within a box chunks of groups, within a chunk runs of channel blocks (so that few boxes still feed all threads).
 struct Tasks {
@@ -37,29 +31,35 @@ struct Tasks {
 
 // `columns` inputs in a row, of every channel: those inside the input are copied, the others are zero.
 template <class T>
-void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column_stride, Inside in, i64 channels, i64 columns, T* to,
-              PanelPitch pitch) {
+void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column_stride, Columns in, i64 channels, i64 columns, T* to,
+              i64 pitch) {
   const i64 inside = in.end - in.begin;
   from += in.begin * column_stride;
-  if (pitch.position == 1 && (column_stride == 1 || !inside))
-    return k.copy(from, channel_stride, to, pitch.channel, channels, in.begin, in.end, columns);
-  if (pitch.position == 1) {
-    k.copy(from, 0, to, pitch.channel, channels, in.begin, in.begin, in.begin);
-    k.copy(from, 0, to + in.end, pitch.channel, channels, 0, 0, columns - in.end);
-  } else {
-    k.copy(from, 0, to, pitch.position, in.begin, 0, 0, channels);
-    k.copy(from, 0, to + in.end * pitch.position, pitch.position, columns - in.end, 0, 0, channels);
-  }
-  to += in.begin * pitch.position;
-  if (pitch.channel == 1 && channel_stride == 1)
-    k.copy(from, column_stride, to, pitch.position, inside, 0, channels, channels);
-  else if (pitch.position == 1 && channel_stride == 1)
-    k.transpose(from, column_stride, to, pitch.channel, inside, channels, nullptr);
-  else if (pitch.channel == 1 && column_stride == 1)
-    k.transpose(from, channel_stride, to, pitch.position, channels, inside, nullptr);
-  else
-    for (i64 c = 0; c < channels; ++c)
-      for (i64 z = 0; z < inside; ++z) to[c * pitch.channel + z * pitch.position] = from[c * channel_stride + z * column_stride];
+  if (column_stride == 1 || !inside) return k.copy(from, channel_stride, to, pitch, channels, in.begin, in.end, columns);
+  k.copy(from, 0, to, pitch, channels, in.begin, in.begin, in.begin);
+  k.copy(from, 0, to + in.end, pitch, channels, 0, 0, columns - in.end);
+  to += in.begin;
+  if (channel_stride == 1) return k.transpose(from, column_stride, to, pitch, inside, channels, nullptr);
+  for (i64 c = 0; c < channels; ++c)
+    for (i64 z = 0; z < inside; ++z) to[c * pitch + z] = from[c * channel_stride + z * column_stride];
+}
+
+// The input coordinate of a panel's first element along an axis, for phase 0.
+i64 start(const Plan& p, const Box& box, int i) { return p.axis[i].in_stride * (box.at[i] - p.axis[i].shift_max) - p.axis[i].in_lo; }
+
+// Calls body(lane, from) for every row of one phase along depth and height: its place in a plane, and the element of its coordinate 0, or
+// none where the row lies outside the input or nobody needs it.
+template <class F>
+void each_line(const Plan& p, const i64* stride, const Box& box, i64 pd, i64 ph, F body) {
+  const StencilAxis &d = p.axis[0], &h = p.axis[1];
+  const auto needed = [&](int i) { return box.size[i] + p.axis[i].halo(); };
+  for (i64 n = 0; n < box.batches; ++n)
+    for (i64 zd = 0; zd < d.extent; ++zd)
+      for (i64 zh = 0; zh < h.extent; ++zh) {
+        const i64 id = start(p, box, 0) + pd + zd * d.in_stride, ih = start(p, box, 1) + ph + zh * h.in_stride;
+        const bool inside = id >= 0 && id < d.in_size && ih >= 0 && ih < h.in_size && zd < needed(0) && zh < needed(1);
+        body(p.lane(n, zd, zh), inside ? std::optional((box.batch + n) * stride[0] + id * stride[2] + ih * stride[3]) : std::nullopt);
+      }
 }
 
 // Calls body(to, from, inside, columns) for every row of a box's panel: its place in the panel, the element of the first column, which need
@@ -67,29 +67,45 @@ void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column
 // them is computed too, though never used: it must be some number, hence written.
 template <class F>
 void each_panel_row(const Plan& p, const i64* stride, const Box& box, F body) {
-  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  // Input coordinate of the panel's first element, for phase 0; and how many inputs along an axis the box needs.
-  const auto start = [&](int i) { return p.axis[i].in_stride * (box.at[i] - p.axis[i].shift_max) - p.axis[i].in_lo; };
-  const auto needed = [&](int i) { return box.size[i] + p.axis[i].shift_max - p.axis[i].shift_min; };
+  const StencilAxis& w = p.axis[2];
   i64 plane = 0;
-  for (i64 pd : d.in_phases)
-    for (i64 ph : h.in_phases)
+  for (i64 pd : p.axis[0].in_phases)
+    for (i64 ph : p.axis[1].in_phases)
       for (i64 pw : w.in_phases) {
-        const i64 to = plane++ * p.plane;
-        const Inside inside(start(2) + pw, w.in_stride, w.in_size, w.extent), none(0, 1, 0, w.extent);
-        for (i64 n = 0; n < box.batches; ++n)
-          for (i64 zd = 0; zd < d.extent; ++zd)
-            for (i64 zh = 0; zh < h.extent; ++zh) {
-              const i64 id = start(0) + pd + zd * d.in_stride, ih = start(1) + ph + zh * h.in_stride;
-              const bool outside = id < 0 || id >= d.in_size || ih < 0 || ih >= h.in_size || zd >= needed(0) || zh >= needed(1);
-              const bool some = !outside && inside.end > inside.begin;
-              body(to + p.lane(n, zd, zh),
-                   some ? (box.batch + n) * stride[0] + id * stride[2] + ih * stride[3] + (start(2) + pw) * stride[4] : 0,
-                   some ? inside : none, w.extent);
-            }
-        const i64 end = p.lane(box.batches, 0, 0);
-        body(to + end, 0, Inside(0, 1, 0, p.plane - end), p.plane - end);
+        const i64 to = plane++ * p.plane, end = p.lane(box.batches, 0, 0);
+        const Columns inside(start(p, box, 2) + pw, w.in_stride, w.in_size, w.extent), none(0, 1, 0, w.extent);
+        each_line(p, stride, box, pd, ph, [&](i64 lane, std::optional<i64> line) {
+          const bool some = line && inside.end > inside.begin;
+          body(to + lane, some ? *line + inside.first * stride[4] : 0, some ? inside : none, w.extent);
+        });
+        body(to + end, 0, Columns(0, 1, 0, p.plane - end), p.plane - end);
       }
+}
+
+// Whether rows of the input, whose columns are adjacent, are taken apart into all of their phases.
+bool splits(const Plan& p, const i64* stride) {
+  return stride[4] == 1 && p.axis[2].in_stride > 1 && i64(p.axis[2].in_phases.size()) == p.axis[2].in_stride;
+}
+
+// Such a panel, channel after channel as they lie in memory.
+template <class T>
+void pack_split(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, T* panel) {
+  const StencilAxis& w = p.axis[2];
+  std::vector<Columns> columns;
+  for (i64 pw : w.in_phases) columns.emplace_back(start(p, box, 2) + pw, w.in_stride, w.in_size, w.extent);
+  const i64 end = p.lane(box.batches, 0, 0);
+  for (i64 c = 0; c < p.channels; ++c) {
+    const T* from = in.data + c * in.stride[1];
+    for (i64 pd : p.axis[0].in_phases)
+      for (i64 ph : p.axis[1].in_phases) {
+        each_line(p, in.stride, box, pd, ph, [&](i64 lane, std::optional<i64> line) {
+          if (line) return split_row(k, columns, w.in_stride, w.extent, from + *line, panel + lane, p.plane);
+          k.copy(from, 0, panel + lane, p.plane, w.in_stride, 0, 0, w.extent);
+        });
+        k.copy(from, 0, panel + end, p.plane, w.in_stride, 0, 0, p.plane - end);
+        panel += w.in_stride * p.plane;
+      }
+  }
 }
 
 // Whether a row of the panel is a row of the input.
@@ -100,7 +116,7 @@ std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box
   std::vector<Stretch> found;
   found.reserve(std::size_t(p.planes * p.plane / p.axis[2].extent + p.planes));
   i64 zeros = 0;
-  each_panel_row(p, stride, box, [&](i64 to, i64 from, Inside row, i64 columns) {
+  each_panel_row(p, stride, box, [&](i64 to, i64 from, Columns row, i64 columns) {
     const i64 count = row.end - row.begin;
     zeros += row.begin;
     if (count > 0) {
@@ -114,6 +130,21 @@ std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box
     if (to + columns == p.planes * p.plane && zeros) found.push_back({to + columns - zeros, zeros, 0, 0});
   });
   return found;
+}
+
+// The inputs of a box, wherever they lie.
+template <class T>
+void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, const std::vector<Stretch>& stretches,
+                T* panel) {
+  const i64 channel = p.planes * p.plane;
+  if (splits(p, in.stride)) return pack_split(p, k, in, box, panel);
+  if (adjacent(p, in.stride))
+    for (i64 c = 0; c < p.channels; ++c)
+      k.copy_stretches(in.data + c * in.stride[1], in.stride[1], panel + c * channel, stretches.data(), i64(stretches.size()));
+  else
+    each_panel_row(p, in.stride, box, [&](i64 to, i64 from, Columns row, i64 columns) {
+      pack_row(k, in.data + from, in.stride[1], in.stride[4] * p.axis[2].in_stride, row, p.channels, columns, panel + to, channel);
+    });
 }
 
 // Positions q .. q + count - 1 of one row of a box, and where they lie in a strip of lanes.
@@ -200,7 +231,7 @@ void write_piece(const Segment& s, const Kernels<T>& k, const T* const* rows, T 
     for (i64 j = 0; j < s.rest; ++j) y[s.begin + s.full * s.stride + j] = rows[j][s.full] + bias;
   } else {
     for (i64 p = 0; p < s.run; ++p) {
-      const Inside in(s.base + p, s.stride, s.size, s.count);
+      const Columns in(s.base + p, s.stride, s.size, s.count);
       for (i64 i = in.begin; i < in.end; ++i) y[(s.base + i * s.stride + p) * column_stride] = rows[p][i] + bias;
     }
   }
@@ -282,7 +313,7 @@ class Writer {
   }
 
   void write_phase(const Segment& s, i64 phase) {
-    const Inside in(s.base + phase, s.stride, s.size, s.count);
+    const Columns in(s.base + phase, s.stride, s.size, s.count);
     k_.transpose(sums_ + row_->sums + phase * p_.block * p_.pitch + in.begin, p_.pitch,
                  to_ + row_->to + (s.base + phase + in.begin * s.stride) * out_.stride[4], out_.stride[4] * s.stride, outputs_,
                  in.end - in.begin, after_.activation == Activation::none ? bias_ : nullptr);
@@ -341,14 +372,6 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
 }  // namespace
 
 template <class T>
-void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, i64 channels, const Box& box, T* panel, PanelPitch pitch) {
-  each_panel_row(p, in.stride, box, [&](i64 to, i64 from, Inside row, i64 columns) {
-    pack_row(k, in.data + from, in.stride[1], in.stride[4] * p.axis[2].in_stride, row, channels, columns, panel + to * pitch.position,
-             pitch);
-  });
-}
-
-template <class T>
 void pack_weights(const Plan& p, const Kernels<T>&, View<const T> weight, i64 group_stride, T* packed) {
   std::vector<i64> element;  // of the kernel, in memory
   for (i64 d = 0; d < p.axis[0].kernel; ++d)
@@ -400,8 +423,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
     const Box box = tasks.boxes(p, task / (tasks.runs * tasks.chunks));
     const i64 last_group = std::min(p.groups, (chunk + 1) * tasks.groups_at_once);
     const Strips strips(p, box, k.lanes);
-    const bool rows_lie = adjacent(p, in.stride);
-    const std::vector<Stretch> stretches = rows_lie ? panel_stretches(p, in.stride, box) : std::vector<Stretch>();
+    const std::vector<Stretch> stretches = adjacent(p, in.stride) ? panel_stretches(p, in.stride, box) : std::vector<Stretch>();
     T* panel = scratch<T>(0, p.panel);
     T* sums = scratch<T>(1, 2 * unit_rows * p.pitch);
     const OutputRows written(p, box, strips, out.stride);
@@ -410,10 +432,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
     for (i64 group = chunk * tasks.groups_at_once; group < last_group; ++group) {
       View<const T> from = in;
       from.data += group * p.channels * in.stride[1];
-      for (i64 c = 0; rows_lie && c < p.channels; ++c)
-        k.copy_stretches(from.data + c * in.stride[1], in.stride[1], panel + c * p.planes * p.plane, stretches.data(),
-                         i64(stretches.size()));
-      if (!rows_lie) pack_panel(p, k, from, p.channels, box, panel, {p.planes * p.plane, 1});
+      pack_panel(p, k, from, box, stretches, panel);
       std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
       for (i64 b = turn * tasks.blocks_per_run; b < std::min(p.blocks, (turn + 1) * tasks.blocks_per_run); ++b) {
         const i64 outputs = p.block_outputs(b), first = group * p.outputs + b * p.block;
@@ -436,9 +455,8 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
   });
 }
 
-#define TCONV_STENCIL(T)                                                                                              \
-  template void pack_panel<T>(const Plan&, const Kernels<T>&, const View<const T>&, i64, const Box&, T*, PanelPitch); \
-  template void pack_weights<T>(const Plan&, const Kernels<T>&, View<const T>, i64, T*);                              \
+#define TCONV_STENCIL(T)                                                                 \
+  template void pack_weights<T>(const Plan&, const Kernels<T>&, View<const T>, i64, T*); \
   template void run<T>(const Plan&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
 TCONV_STENCIL(float)
 TCONV_STENCIL(double)

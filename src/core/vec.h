@@ -65,6 +65,12 @@ inline V zip(V a, V b, Indices<J...>) {
   return __builtin_shufflevector(a, b, ((J & 1) * n + Half * (n / 2) + J / 2)...);
 }
 
+// The even or the odd elements of two vectors.
+template <int Odd, class V, int... J>
+inline V unzip(V a, V b, Indices<J...>) {
+  return __builtin_shufflevector(a, b, (2 * J + Odd)...);
+}
+
 // One step of a transposition: of the 2 x 2 blocks of D x D elements in two rows, the diagonal stays and the others change places.
 template <int D, bool Low, class V, int... J>
 inline V swap_blocks(V a, V b, Indices<J...>) {

@@ -5,9 +5,11 @@ from . import conventions as conventions
 from . import reference as reference
 from ._deconvolve import conv_transpose_inverse as conv_transpose_inverse
 from ._deconvolve import deconvolve as deconvolve
+from ._functional import Gradients as Gradients
 from ._functional import conv_transpose as conv_transpose
 from ._functional import conv_transpose_grad_input as conv_transpose_grad_input
 from ._functional import conv_transpose_grad_weight as conv_transpose_grad_weight
+from ._functional import conv_transpose_grads as conv_transpose_grads
 from ._functional import stamp as stamp
 from ._method import Deconvolution as Deconvolution
 from ._operator import Operator as Operator
@@ -27,6 +29,7 @@ __all__ = [
     "ArgumentError",
     "Axis",
     "Deconvolution",
+    "Gradients",
     "Operator",
     "Posedness",
     "Spec",
@@ -34,6 +37,7 @@ __all__ = [
     "conv_transpose",
     "conv_transpose_grad_input",
     "conv_transpose_grad_weight",
+    "conv_transpose_grads",
     "conv_transpose_inverse",
     "conventions",
     "convert",

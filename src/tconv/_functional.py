@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -235,8 +236,8 @@ def conv_transpose_grad_weight(
 
     `kernel_size` holds one int per axis; unbatched arrays need it so, since (C, H, W) and (N, C, L) look alike: a single
     int means arrays with a batch axis. All other arguments, and the errors, are those of `conv_transpose`. The
-    gradient with respect to bias is the sum of `grad` over all axes but the channels. (Where `grad` holds a NaN or an
-    infinity, taps that meet it only beyond the border of x may become NaN too.)
+    gradient with respect to bias is the sum of `grad` over all axes but the channels; `conv_transpose_grads` has it. (Where
+    x or `grad` holds a NaN or an infinity, taps that meet it only beyond the border may become NaN too.)
 
     >>> import numpy as np, tconv
     >>> x, grad = np.ones((1, 2, 4, 4), np.float32), np.ones((1, 3, 8, 8), np.float32)
@@ -253,6 +254,86 @@ def conv_transpose_grad_weight(
     kernel, count = kernel_for(algorithm), thread_count(threads)
     core = core_problem(problem)
     return into(w, dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), readable(grad, dtype), to, count))
+
+
+class Gradients(NamedTuple):
+    """The gradients of one layer; None where one was not asked for."""
+
+    input: Array | None
+    weight: Array | None
+    bias: Array | None
+
+
+GRADS = ("input", "weight", "bias")
+
+
+def conv_transpose_grads(
+    x: npt.ArrayLike,
+    w: npt.ArrayLike,
+    grad: npt.ArrayLike,
+    *,
+    grads: Iterable[str] = GRADS,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    output_padding: Ints = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    layout: str = "channels_first",
+    threads: int | None = None,
+    algorithm: str = "auto",
+) -> Gradients:
+    """The gradients of one layer in one call, as a training step needs them: by x, by w and by bias.
+
+    Shapes:
+        x     (N, Cin, *I), or (N, *I, Cin) with layout="channels_last"; N may be absent
+        w     (Cin, Cout / groups, *kernel_size)
+        grad  (N, Cout, *O) in the layout of x
+        ->    input like x, weight like w, bias (Cout,)
+
+    `grads` names those that are computed, of "input", "weight" and "bias"; the others are None. The values are those of
+    `conv_transpose_grad_input` and `conv_transpose_grad_weight` to the bit, and for bias the sum of `grad` over all axes but
+    the channels; the problem is worked out and half precision widened once for all. The other arguments, and the errors, are
+    those of `conv_transpose`.
+
+    >>> import numpy as np, tconv
+    >>> x, w, grad = np.ones((1, 2, 4, 4)), np.ones((2, 3, 4, 4)), np.ones((1, 3, 8, 8))
+    >>> found = tconv.conv_transpose_grads(x, w, grad, stride=2, padding=1)
+    >>> found.input.shape, found.weight.shape, found.bias
+    ((1, 2, 4, 4), (2, 3, 4, 4), array([64., 64., 64.]))
+    >>> tconv.conv_transpose_grads(x, w, grad, grads=("weight",), stride=2, padding=1).input is None
+    True
+    """
+    x, w, grad = as_array("x", x), as_array("w", w), as_array("grad", grad)
+    dtype = compute_dtype("x", x)
+    same_dtype(("x", x), ("w", w), ("grad", grad))
+    asked = _asked(grads)
+    words = words_key(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
+                      layout=layout)  # fmt: skip
+    kernel, count = kernel_for(algorithm), thread_count(threads)
+    problem = _problem.gradients(x.shape, w.shape, grad.shape, **dict(words))
+    core, dy = core_problem(problem), readable(grad, dtype)
+    by_x = by_w = by_bias = None
+    if "input" in asked:
+        size = problem.spec.input_size
+        prepared = _backward(grad.shape, w.shape, size, dtype.itemsize == 8, kernel, count, words)
+        by_x = into(np.empty(x.shape, x.dtype), dtype, lambda to: prepared.stencil.apply(dy, readable(w, dtype), None, to))
+    if "weight" in asked:
+        check_memory(w.shape, dtype.itemsize, problem.spec)
+        by_w = into(np.empty(w.shape, x.dtype), dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), dy, to, count))
+    if "bias" in asked:
+        by_bias = into(np.empty(problem.spec.out_channels, x.dtype), dtype, lambda to: _core.grad_bias(core, dy, to, count))
+    return Gradients(by_x, by_w, by_bias)
+
+
+def _asked(grads: Iterable[str]) -> set[str]:
+    """The names of gradients, each known."""
+    try:
+        asked = set(grads) if not isinstance(grads, str) else {grads}
+    except TypeError:
+        raise ArgumentError("grads", grads, f"must hold names of {GRADS}") from None
+    if not asked <= set(GRADS):
+        raise ArgumentError("grads", grads, f"must hold names of {GRADS}")
+    return asked
 
 
 def stamp(x: npt.ArrayLike, kernel: npt.ArrayLike, *, stride: Ints = 1, padding: Padding = 0, output_padding: Ints = 0,

@@ -76,6 +76,18 @@ def grad_weight(x: Sequence[int], grad: Sequence[int], kernel_size: Any, *, layo
                           out_channels=out_channels), layout, batched)  # fmt: skip
 
 
+def gradients(x: Sequence[int], w: Sequence[int], grad: Sequence[int], *, layout: str = "channels_first", groups: int = 1,
+              **words: Any) -> Problem:  # fmt: skip
+    """The problem of the layer (x, w) whose output has the shape `grad`."""
+    in_channels, kernel, out_channels = weight_axes(w, groups)
+    if len(x) >= 2 and (channels := _data("x", x, len(kernel), layout)[1]) != in_channels:
+        raise ArgumentError("x", tuple(x), f"has {channels} channels where w of shape {tuple(w)} takes {in_channels}")
+    problem = grad_weight(x, grad, kernel, layout=layout, groups=groups, **words)
+    if (channels := problem.spec.out_channels) != out_channels:
+        raise ArgumentError("grad", tuple(grad), f"has {channels} channels where w of shape {tuple(w)} gives {out_channels}")
+    return problem
+
+
 def weight_axes(shape: Sequence[int], groups: int) -> tuple[int, tuple[int, ...], int]:
     """(in_channels, kernel_size, out_channels) of a weight (Cin, Cout / groups, *kernel_size)."""
     if not 3 <= len(shape) <= 5:

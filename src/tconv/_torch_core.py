@@ -67,6 +67,15 @@ def grad_weight(x: Tensor, grad: Tensor, size: Sequence[int], stride: Sequence[i
     return w.to(x.dtype)
 
 
+def gradients(x: Tensor, w: Tensor, grad: Tensor, asked: Sequence[bool], *geometry: Any) -> tuple[Tensor | None, ...]:
+    """The gradients of the layer by x, w and bias, those that are asked for; half precision is widened once for all."""
+    dtype, summed = x.dtype, SUMMED[x.dtype]
+    x, w, grad = x.to(summed), w.to(summed), grad.to(summed)
+    return (grad_input(grad, w, x.shape[2:], *geometry).to(dtype) if asked[0] else None,
+            grad_weight(x, grad, w.shape[2:], *geometry).to(dtype) if asked[1] else None,
+            grad.sum((0, *range(2, grad.ndim))).to(dtype) if asked[2] else None)  # fmt: skip
+
+
 def is_last(tensor: Tensor) -> bool:
     """Whether a tensor lies channels-last, and not also channels-first."""
     if tensor.is_contiguous():

@@ -118,6 +118,9 @@ def _grad_weight(x: Tensor, grad: Tensor, size: Sequence[int], stride: Sequence[
 def _backward_of_conv_transpose(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     x, w = ctx.saved_tensors
     by_x, by_w, by_bias = ctx.needs_input_grad[:3]
+    plain = x.is_cpu and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or watched(x, w) or watched(g, w))
+    if plain:  # the step of a training loop: no derivatives of these derivatives
+        return (*core.gradients(x, w, g, (by_x, by_w, by_bias), *ctx.geometry), None, None, None, None)
     return (grad_input(g, w, x.shape[2:], *ctx.geometry) if by_x else None,
             grad_weight(x, g, w.shape[2:], *ctx.geometry) if by_w else None,
             g.sum((0, *range(2, g.ndim))) if by_bias else None, None, None, None, None)  # fmt: skip

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ._functional import conv_transpose
 from ._pixels import pixels_of, rounded
-from ._runtime import check_memory
+from ._runtime import check_memory, kernel_for
 from ._spec import ArgumentError, Axis, Spec, at_least_one, integer
 
 Array = npt.NDArray[Any]
@@ -102,8 +102,8 @@ def bands(image: npt.ArrayLike, scale: int, method: str, *, rows: int | None = N
     """The rows of `enlarge(image, scale, method)` from top to bottom, as (first row, band), so that memory stays small.
 
     rows: input rows a band stands for (default: a band of about 16 MiB); the pixels do not depend on it.
-    threads, algorithm: as in `conv_transpose`, but "auto" and "direct" are "positions": one method for bands of every size, as methods
-    round differently.
+    threads, algorithm: as in `conv_transpose`, but of any instruction set "auto" and "direct" are "positions": one method for bands of
+    every size, as methods round differently.
     """
     image, scale = pixels_of(image), _whole("scale", scale)
     pixels = image.reshape(*image.shape[:2], -1)
@@ -112,7 +112,8 @@ def bands(image: npt.ArrayLike, scale: int, method: str, *, rows: int | None = N
     check_memory((min(rows, len(image)) * scale, image.shape[1] * scale, pixels.shape[2]), 8, None)
     kernel = interpolation_kernel(method, scale)
     down, across = (Spec.build(size, len(kernel), stride=scale, padding="same").axes[0] for size in pixels.shape[:2])
-    algorithm = "positions" if algorithm in ("auto", "direct") else algorithm
+    method, isa = kernel_for(algorithm).split("_")
+    algorithm = f"{'positions' if method in ('auto', 'direct') else method}_{isa}"
     one_axis = _Pass(kernel, image.dtype == np.uint8, {"threads": threads, "algorithm": algorithm})
     for first in range(0, down.size, rows):
         band = range(first * scale, min(first + rows, down.size) * scale)

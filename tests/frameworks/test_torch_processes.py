@@ -28,8 +28,9 @@ def same(found, expected, eps=1e-5):
 def trained(processes, steps, folder):
     out = folder / f"{processes}.pt"
     words = ["--processes", str(processes), "--steps", str(steps), "--out", str(out)]
-    environment = os.environ | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
-    done = subprocess.run([sys.executable, "examples/distributed.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=120,
+    # One thread a process: spinning threads of two pools would hold up a busy machine of few cores for minutes.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
+    done = subprocess.run([sys.executable, "examples/distributed.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env=environment)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return torch.load(out)
