@@ -25,7 +25,7 @@ from ._operator import large_enough
 from ._runtime import Array
 from .conventions import WeightLayout
 
-Shape: TypeAlias = tuple[int | None, ...]  # as a graph knows it
+Shape: TypeAlias = tuple[Any, ...]  # ints, and None where a graph does not know one yet
 
 WEIGHT = WeightLayout("*OI")
 _ALIGNED = 64  # bytes: what TensorFlow's kernels expect of a buffer, and NumPy does not promise

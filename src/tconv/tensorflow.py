@@ -52,8 +52,9 @@ def conv_transpose(
     those that give I back, TensorFlow's whole shape or the spatial sizes alone, known when a function is traced.
     `strides` and `dilations` are an int, one per spatial axis, or one per axis of x.
 
-    float32 and float64 are computed as such; float16 and bfloat16 are accumulated in float32. Gradients of any order by x, w
-    and bias; works in `tf.function` with shapes that are known or not, but not under `jit_compile=True`.
+    float32 and float64 are computed as such; float16 and bfloat16 are accumulated in float32. There are gradients of any order
+    by x, w and bias. In `tf.function` sizes may be unknown, the axes of the data and their number may not; there is no
+    `jit_compile=True`.
 
     Raises `ArgumentError` (a ValueError), which names the argument, its value and the rule; where a shape is known only when
     a graph runs, TensorFlow's InvalidArgumentError with the same text.
@@ -129,7 +130,8 @@ def _check_channels(geometry: ops.Geometry, x: Any, w: Any, bias: Any) -> None:
     """What has to fit, said in TensorFlow's axes; what is None is not known yet."""
     rank = geometry.rank
     if len(x.shape) not in (rank + 1, rank + 2):
-        raise ArgumentError("x", tuple(x.shape), f"must have {rank + 2} axes for w of shape {tuple(w.shape)}, or {rank + 1} without the batch")
+        rule = f"must have {rank + 2} axes for w of shape {tuple(w.shape)}, or {rank + 1} without the batch"
+        raise ArgumentError("x", tuple(x.shape), rule)
     channels = x.shape[-1 if geometry.layout == "channels_last" else -1 - rank]
     out, into = w.shape[-2:]
     if None not in (channels, into) and channels != into:

@@ -8,6 +8,7 @@ import inspect
 import os
 import subprocess
 import sys
+from functools import partial
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -117,7 +118,8 @@ def test_explicit_padding_is_that_of_conv2d_transpose(pads):
     crop = conventions.tensorflow(input_size=(4, 3), kernel_size=(4, 5), output_shape=(9, 8), strides=2, padding=whole).spec.crop
     expected = gradients(lambda x, w: tf.nn.conv2d_transpose(x, w, (2, 9, 8, 3), 2, whole), x, w)
     for words in ({"padding": whole, "output_shape": (9, 8)}, {"padding": crop}):
-        for found, right in zip(gradients(lambda x, w, words=words: ours.conv_transpose(x, w, strides=2, **words), x, w), expected, strict=True):
+        mine = gradients(partial(ours.conv_transpose, strides=2, **words), x, w)
+        for found, right in zip(mine, expected, strict=True):
             same(found, right)
 
 
@@ -185,8 +187,9 @@ def test_shapes_unknown_until_the_graph_runs():
         for found, right in zip(unknown(batch, w), gradients_of_dynamic(batch, w), strict=True):
             same(found, right)
     assert seen == [[None, None, 9, 5]]
-    with pytest.raises(ArgumentError, match="known when the function is traced"):  # the sizes of the output must be known, and its batch need not be
+    with pytest.raises(ArgumentError, match="known when the function is traced"):
         tf.function(lambda x, n: ours.conv_transpose(x, w, **words, output_shape=[2, n, 9, 5]))(x, tf.constant(8))
+    # the batch need not be known
     ask = tf.function(lambda x, n: ours.conv_transpose(x, w, **words, output_shape=[n, 7, 9, 5]))
     same(ask(x, tf.constant(2)), tf.nn.conv_transpose(x, w, (2, 7, 9, 5), **words))
 
