@@ -210,6 +210,28 @@ def test_half_precision_is_summed_in_float32(dtype):
         same(y, exact, 2**-8 if dtype == tf.bfloat16 else 2**-11)
 
 
+def test_transforms_and_data_without_a_batch():
+    x, w = numbers(2, 4, 3, seed=1), numbers(3, 5, 3, seed=2)
+
+    def call(x):
+        return ours.conv_transpose(x, w, strides=2, padding="same")
+
+    y = call(x)
+    same(call(x[0]), y[0])
+    same(call(x[:0]), y[:0])
+    same(tf.vectorized_map(call, x), y)
+    same(tf.map_fn(call, x), y)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = call(x)
+    same(tf.einsum("nlcmij,mij->nlc", tape.jacobian(value, x), x), y)  # the layer is linear
+    with tf.autodiff.ForwardAccumulator(x, 2 * x) as forwards:
+        value = call(x)
+    same(forwards.jvp(value), 2 * y)
+    for found, right in zip(gradients(call, x[0]), gradients(lambda x: call(x[None])[0], x[0]), strict=True):
+        same(found, right)
+
+
 def test_variables_are_trained():
     x, w, words, shape = layer(((3, 2), (2, 3), "SAME", None))
     goal = tf.nn.conv_transpose(x, w, shape, **words)
