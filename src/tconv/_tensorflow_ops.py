@@ -51,10 +51,26 @@ class Geometry(NamedTuple):
 
 def conv_transpose(geometry: Geometry, x: Any, w: Any, bias: Any = None, size: Any = ()) -> Any:
     """The layer: x (N, *I, Cin) or (N, Cin, *I), or without N; w (*k, Cout / groups, Cin); `size` asks for an output size, if not empty."""
-    known = size if isinstance(size, tuple) else ()
-    shape = output_shape(geometry, tuple(x.shape), tuple(w.shape), known)
+    shape = output_shape(geometry, tuple(x.shape), tuple(w.shape), size if isinstance(size, tuple) else ())
+    return _operator(_layer, geometry, size, shape)(x, w, *([] if bias is None else [bias]))
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+
+def grad_input(geometry: Geometry, g: Any, w: Any, like: Any) -> Any:
+    """The gradient by an input of the shape of `like`."""
+    return _operator(_by_input, geometry, _shape(like), tuple(like.shape))(g, w)
+
+
+def grad_weight(geometry: Geometry, x: Any, g: Any, like: Any) -> Any:
+    """The gradient by a weight of the shape of `like`."""
+    return _operator(_by_weight, geometry, _shape(like), tuple(like.shape))(x, g)
+
+
+def _operator(build: Callable[..., Any], geometry: Geometry, size: Any, shape: Shape) -> Any:
+    """What `build` makes, made once where the size is known: to make it takes longer than a small layer."""
+    return _kept(build, geometry, size, shape) if isinstance(size, tuple) else build(geometry, size, shape)
+
+
+def _layer(geometry: Geometry, size: Any, shape: Shape) -> Any:
     def call(x: Any, w: Any, *bias: Any) -> Any:
         def backward(g: Any) -> Any:
             by_bias = [tf.reduce_sum(g, _all_but_channels(geometry, len(x.shape)))] if bias else []
@@ -62,33 +78,32 @@ def conv_transpose(geometry: Geometry, x: Any, w: Any, bias: Any = None, size: A
 
         return _run(partial(_forward, geometry), (x, w, size, *bias), shape), backward
 
-    return call(x, w) if bias is None else call(x, w, bias)
+    return tf.custom_gradient(call)
 
 
-def grad_input(geometry: Geometry, g: Any, w: Any, like: Any) -> Any:
-    """The gradient by an input of the shape of `like`."""
-
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+def _by_input(geometry: Geometry, size: Any, shape: Shape) -> Any:
     def call(g: Any, w: Any) -> Any:
         def backward(gg: Any) -> Any:
             return conv_transpose(geometry, gg, w, None, geometry.spatial(_shape(g))), grad_weight(geometry, gg, g, w)
 
-        return _run(partial(_grad_input, geometry), (g, w, _shape(like)), like.shape), backward
+        return _run(partial(_grad_input, geometry), (g, w, size), shape), backward
 
-    return call(g, w)
+    return tf.custom_gradient(call)
 
 
-def grad_weight(geometry: Geometry, x: Any, g: Any, like: Any) -> Any:
-    """The gradient by a weight of the shape of `like`."""
-
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+def _by_weight(geometry: Geometry, size: Any, shape: Shape) -> Any:
     def call(x: Any, g: Any) -> Any:
         def backward(gw: Any) -> Any:
             return grad_input(geometry, g, gw, x), conv_transpose(geometry, x, gw, None, geometry.spatial(_shape(g)))
 
-        return _run(partial(_grad_weight, geometry), (x, g, _shape(like)), like.shape), backward
+        return _run(partial(_grad_weight, geometry), (x, g, size), shape), backward
 
-    return call(x, g)
+    return tf.custom_gradient(call)
+
+
+@lru_cache(maxsize=512)
+def _kept(build: Callable[..., Any], geometry: Geometry, size: tuple[int, ...], shape: Shape) -> Any:
+    return build(geometry, size, shape)
 
 
 def output_shape(geometry: Geometry, x: Shape, w: Shape, size: Sequence[int] = ()) -> Shape:
