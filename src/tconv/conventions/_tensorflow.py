@@ -32,8 +32,8 @@ def tensorflow(*, input_size: Ints, kernel_size: Ints, output_shape: Ints, strid
     if data_format not in (None, first, last):
         raise ArgumentError("data_format", data_format, f"must be {last} or {first} for {rank} spatial axes")
     layout = "channels_first" if data_format == first else "channels_last"
-    axes = bare_axes(input_size, kernel_size=kernel_size, strides=_spatial("strides", strides, rank, layout),
-                     dilations=_spatial("dilations", 1 if dilations is None else dilations, rank, layout))  # fmt: skip
+    axes = bare_axes(input_size, kernel_size=kernel_size, strides=spatial("strides", strides, rank, layout),
+                     dilations=spatial("dilations", 1 if dilations is None else dilations, rank, layout))  # fmt: skip
     sizes, batch, out_channels = _output(output_shape, rank, layout, batch, out_channels)
     pads = _explicit(padding, rank, layout)
     crop = [_crop(axis, size, pad) for axis, size, pad in zip(axes, sizes, pads, strict=True)]
@@ -59,7 +59,7 @@ def _inner(layout: str) -> slice:
     return slice(2, None) if layout == "channels_first" else slice(1, -1)
 
 
-def _spatial(name: str, value: Ints, rank: int, layout: str) -> tuple[int, ...]:
+def spatial(name: str, value: Ints, rank: int, layout: str) -> tuple[int, ...]:
     """One number per spatial axis; a list for all axes of the data must hold 1 for batch and channels."""
     found = integers(name, value)
     if len(found) != rank + 2:
