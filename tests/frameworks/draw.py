@@ -172,7 +172,7 @@ def draw_openvino(d: Draw):
     words = {"strides": d.stride} | d.some(dilations=d.dilation)
     d.dilation = words.get("dilations", (1,) * d.rank)
     words |= d.some(output_padding=d.each(lambda: d.upto(4, 0)), auto_pad=d.one("explicit", "same_upper", "SAME_LOWER", "valid"))
-    least = -1 if d.upto(40) == 1 else 0
+    least = -1 if d.upto(100) == 1 else 0
     pads = {"pads_begin": d.each(lambda: d.upto(3, least)), "pads_end": d.each(lambda: d.upto(3, 0))}
     words |= pads if d.upto(2) == 1 else {}
     facts = d.facts(kernel=True) | {"groups": d.groups}
