@@ -2,7 +2,7 @@
 """Arrays of other libraries, by DLPack: read where they lie, and the result handed back as an array of the same library.
 
 None of them is imported: who hands us an array has imported its library. NumPy's arrays never come here.
-https://dmlc.github.io/dlpack/latest/ and the Python array API standard's `__dlpack__`, `__dlpack_device__` and `from_dlpack`.
+The names are those of the Python array API standard: `__dlpack__`, `__dlpack_device__`, `__array_namespace__`, `from_dlpack`.
 """
 
 from __future__ import annotations

@@ -157,9 +157,9 @@ def as_array(name: str, value: Any) -> Array:
 
 
 def arrive(out: Any, **arrays: Any) -> tuple[list[Array], _foreign.Home | None]:
-    """All arrays of a call, None where one is absent, and the library that its results go back to: None for NumPy's."""
+    """All arrays of a call, None for an absent bias, and the library that its results go back to: None for NumPy's."""
     home = _foreign.home(arrays, out)
-    found: list[Any] = [None if value is None else as_array(name, value) for name, value in arrays.items()]
+    found: list[Any] = [None if value is None and name == "bias" else as_array(name, value) for name, value in arrays.items()]
     return found, home
 
 
