@@ -139,6 +139,7 @@ REFUSALS = [
     ("openvino", {"kernel_size": 3, "strides": 1, "pads_begin": -1}, "pads_begin", "at least 0"),
     ("openvino", {"kernel_size": 3, "strides": 1, "auto_pad": "same"}, "auto_pad", "explicit, same_upper"),
     ("openvino", {"kernel_size": 3}, "strides", "is missing"),
+    ("openvino", {"kernel_size": 1, "strides": 1, "pads_begin": 1, "output_padding": 1}, "pads_begin", "takes for a matrix product"),
     ("ncnn", {"kernel_w": 3, "pad_left": -1}, "pad_left", "at least 0"),
     ("ncnn", {"kernel_w": 3, "output_w": 8}, "output_w", "beside pad_left=-233"),
     ("ncnn", {"kernel_w": 3, "pad_left": -233}, "output_w", "at least 1"),

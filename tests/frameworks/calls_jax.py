@@ -41,6 +41,7 @@ def equinox(x, w, groups=1, **words):
     import equinox
     import jax
 
+    x, w = x.astype("float32"), w.astype("float32")  # XLA of JAX 0.10 ends the process on some grouped layers in float64
     shape = (x.ndim - 2, w.shape[1] * groups, w.shape[0])
     kind = partial(equinox.nn.ConvTranspose, *shape, groups=groups, use_bias=False, **words)
     layer = equinox.filter_eval_shape(kind, key=jax.random.key(0))  # no random weight, which XLA would compile

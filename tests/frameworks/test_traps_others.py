@@ -109,6 +109,17 @@ def test_groups_of_openvino_drop_their_pads_beside_output_shape():
     refused("openvino", "drops its pads", kernel_size=3, groups=2, **words)
 
 
+def test_openvino_forgets_to_shift_one_tap_at_stride_one():
+    one = K3[..., 1:2]
+    words = {"pads_begin": [1], "output_padding": [1]}
+    assert run("openvino", X, one, strides=[1], **words) == [10, 20, 30, 40]
+    assert run("openvino", X, one, strides=[1], pads_begin=[1], output_padding=[2]) == [20, 30, 40, 0, 0], "another size: it shifts"
+    refused("openvino", "takes for a matrix product", kernel_size=1, strides=1, **words)
+    answer = convert("onnx", "openvino", input_size=4, kernel_shape=1, strides=2, pads=[1, 0])
+    assert answer.exists, "another stride"
+    assert not convert("equinox", "openvino", input_size=4, kernel_size=1, padding=[(1, -1)]).exists
+
+
 def test_ncnn_reads_output_sizes_only_beside_its_marks():
     words = {"kernel_w": 3, "stride_w": 2, "output_w": 8}
     assert "fails with -100" in run("ncnn", X, K3, **words)

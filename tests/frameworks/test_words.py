@@ -90,7 +90,7 @@ ACCEPTED = {
     "onnx": {"where runtimes differ": "size above the largest"},
     "flax": {"wraps the output around": "no crop", "in capitals": "small letters are another padding to lax"},
     "mlx": {"computes something else": "padding above K - 1"},
-    "openvino": {"drops its pads": "no pads beside output_shape"},
+    "openvino": {"drops its pads": "no pads beside output_shape", "without a shift": "no shift of one tap"},
     "ncnn": {"so must the other pads": "pads below 0 are set aside"},
     "tflite": {"must be the input's": "a size of its own"},
     "scipy": {"every down-th": "no crop"},

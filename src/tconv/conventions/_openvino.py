@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .._spec import ArgumentError, Axis, Ints, Spec, integer, integers
+from .._spec import ArgumentError, Axis, Ints, Spec, axes_line, integer, integers
 from ._convention import Arguments, Convention, Crop, Framework, WeightLayout, bare_axes, non_negative, settle, unless_one
 
 AUTO_PAD = ("explicit", "same_upper", "same_lower", "valid")
@@ -20,7 +20,7 @@ def openvino(*, input_size: Ints, kernel_size: Ints, strides: Ints, output_shape
     T = max(F + output_padding - O, 0) is then split, ceil(T / 2) at the start by same_upper and floor(T / 2) by same_lower, which is
     the reverse of ONNX. Any auto_pad but "explicit" sets the pads aside, and without `output_shape` crops nothing. Groups are
     an axis of the filters' shape, `(groups, Cin / groups, Cout / groups, *k)`, not an argument; the function for them drops its
-    pads beside `output_shape`, which is refused. Read in the specification of
+    pads beside `output_shape`, which is refused, as is a shift of one tap at stride 1, which OpenVINO forgets. Read in the specification of
     ConvolutionBackpropData-1; what it leaves open, as 2026.4 computes it.
 
     >>> openvino(input_size=(8, 8), kernel_size=3, strides=2, pads_begin=1, pads_end=1, output_padding=1).spec.crop
@@ -42,6 +42,9 @@ def openvino(*, input_size: Ints, kernel_size: Ints, strides: Ints, output_shape
         sizes = integers("output_shape", output_shape, len(axes))
         columns = zip(axes, sizes, given["output_padding"], pads[0], strict=True)
         crop = [_crop(axis, size, extra, begin, mode) for axis, size, extra, begin in columns]
+    if all(axis.kernel == axis.stride == 1 and lo == -hi for axis, (lo, hi) in zip(axes, crop, strict=True)) and any(map(any, crop)):
+        raise ArgumentError("pads_begin", pads_begin, "shifts a layer of one tap and stride 1, which OpenVINO takes for a matrix product "
+                            "without a shift", axes_line(axes))  # fmt: skip
     return settle("openvino", axes, crop, WeightLayout("GIO*", groups=groups, by="G") if groups > 1 else WeightLayout(), "channels_first",
                   groups=groups, batch=batch, in_channels=in_channels, out_channels=out_channels,
                   notes=_notes(mode, output_shape, groups))  # fmt: skip
