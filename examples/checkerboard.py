@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from digits import CLASSES, accuracy, digits, draw, generator, plt, training
+from digits import CLASSES, accuracy, digits, draw, generator, plt, save, training
 from torch import nn
 
 import tconv
@@ -70,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(1)
     x, y, judges_x, judges_y = digits()
     wanted, level = np.arange(600) % CLASSES, analysis.spectral_peak(x[:600, 0], stride=2)
-    figure = plt.figure(figsize=(9, 7.6), layout="constrained")
+    figure = plt.figure(figsize=(9, 7.6), dpi=80, layout="constrained")
     places = figure.add_gridspec(5, 2, height_ratios=[1, 1, 1, 1, 2.4])
     plot = figure.add_subplot(places[4, :])
     for row, name in enumerate(RUNS):
@@ -86,7 +86,7 @@ def main() -> None:
     plot.axhline(level, color="gray", linestyle=":", label="real digits")
     plot.set(xlabel="training step", ylabel="spectral peak")
     plot.legend()
-    figure.savefig(asked.out, dpi=80)
+    save(figure, asked.out)
     print(asked.out)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
-from math import gcd
 from typing import Any
 
 import numpy as np
@@ -139,7 +138,8 @@ def checkerboard_free(w: npt.ArrayLike, *, stride: Ints, dilation: Ints = 1) -> 
     sums = _phase_sums(taps.astype(np.float64), strides, homes)
     lacking = sums.mean(tuple(range(2, sums.ndim)), keepdims=True) - sums
     share = lacking / reduce(np.multiply.outer, numbers)
-    return (taps + share[(slice(None), slice(None), *np.ix_(*homes))]).astype(taps.dtype)
+    free: Array = taps + share[(slice(None), slice(None), *np.ix_(*homes))]
+    return free.astype(taps.dtype)
 
 
 def icnr(w: npt.ArrayLike, *, stride: Ints) -> Array:
