@@ -5,8 +5,8 @@ A U-Net reads axial slices of the MNI152 magnetic resonance template at 2 mm and
 tissue maps do. Its encoder pools, its decoder is transposed convolutions, one more than there are poolings. The same network with
 bilinear enlargement and ordinary convolutions of as many weights in their place is the baseline.
 
-Training sees the slices 30 to 79 mm above the bottom of the volume, the score those of 95 to 134: no training slice is nearer than 16 mm. Left
-and right halves would not do: this template is symmetric.
+Training sees the slices 30 to 79 mm above the bottom of the volume, the score those of 95 to 134: no training slice is nearer than
+16 mm. Left and right halves would not do: this template is symmetric.
 """
 
 import argparse

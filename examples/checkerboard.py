@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where checkerboards come from, measured: `python examples/checkerboard.py` (minutes; `--smoke` for seconds).
 
-The generator of examples/digits.py is trained four times: with kernels of 4, where all outputs get equally many products, and of 3, where they
-get 1, 2 or 4; from random weights, whose phases have different sums, and from the nearest ones whose phases have equal sums. The figure
-shows the first pictures, the last ones, and the power at the pattern's frequencies over that around them as training goes on.
+The generator of examples/digits.py is trained four times: with kernels of 4, where all outputs get equally many products, and of 3,
+where they get 1, 2 or 4; from random weights, whose phases have different sums, and from the nearest whose phases have equal sums. The
+figure shows the first pictures, the last ones, and the power at the pattern's frequencies over that around them as training goes on.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def sheet(pictures: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("checkerboard.png"))
     asked = parser.parse_args()
@@ -82,8 +82,9 @@ def main() -> None:
             axis = figure.add_subplot(places[row, column])
             axis.imshow(sheet(pictures), cmap="gray_r")
             axis.set(title=f"{name}, {when}", xticks=[], yticks=[])
-        plot.semilogy(*zip(*peaks, strict=True), label=name)
-    plot.axhline(level, color="gray", linestyle=":", label="real digits")
+        kernel, mended = RUNS[name]
+        plot.semilogy(*zip(*peaks, strict=True), "--" if mended else "-", color="black" if kernel == 4 else "darkgray", label=name)
+    plot.axhline(level, color="black", linestyle=":", label="real digits")
     plot.set(xlabel="training step", ylabel="spectral peak")
     plot.legend()
     save(figure, asked.out)

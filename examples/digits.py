@@ -99,7 +99,7 @@ def accuracy(pictures: np.ndarray, classes: np.ndarray, judges_x: np.ndarray, ju
 
 
 def coverage(pictures: np.ndarray, judges_x: np.ndarray) -> float:
-    """Of the judges' digits, how many have one of as many `pictures` within the distance of their own fifth neighbour (Naeem et al., 2020)."""
+    """How many of the judges' digits have one of as many `pictures` nearer than their own fifth neighbour (Naeem et al., 2020)."""
     judges, pictures = judges_x.reshape(len(judges_x), -1), pictures.reshape(len(pictures), -1)
     reach = NearestNeighbors(n_neighbors=5).fit(judges).kneighbors()[0][:, -1]
     return float((NearestNeighbors(n_neighbors=1).fit(pictures).kneighbors(judges)[0][:, 0] < reach).mean())
@@ -113,7 +113,7 @@ def copied(pictures: np.ndarray, x: np.ndarray, judges_x: np.ndarray) -> float:
 
 
 def save(figure: plt.Figure, path: Path) -> None:
-    """As a PNG of 48 colours, which are enough for greys and lines, and small."""
+    """As a PNG of 48 greys, which is small."""
     figure.savefig(path)
     with Image.open(path) as drawn:
         drawn.convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)

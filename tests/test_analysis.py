@@ -13,7 +13,8 @@ from tconv import analysis
 
 KERNELS = [  # kernel, stride, dilation: below, at and above the stride, odd and even, one to three axes
     ((3,), (2,), (1,)), ((4,), (2,), (1,)), ((1,), (2,), (1,)), ((5,), (3,), (2,)), ((4,), (2,), (2,)), ((7,), (1,), (3,)),
-    ((3, 3), (2, 2), (1, 1)), ((4, 3), (2, 3), (1, 1)), ((2, 5), (3, 2), (1, 3)), ((6, 4), (4, 2), (3, 1)), ((2, 3, 4), (2, 2, 1), (1, 1, 2)),
+    ((3, 3), (2, 2), (1, 1)), ((4, 3), (2, 3), (1, 1)), ((2, 5), (3, 2), (1, 3)), ((6, 4), (4, 2), (3, 1)),
+    ((2, 3, 4), (2, 2, 1), (1, 1, 2)),
 ]  # fmt: skip
 WITH_ALL_PHASES = [case for case in KERNELS if all(np.gcd(s, d) == 1 and k >= s for k, s, d in zip(*case, strict=True))]
 
