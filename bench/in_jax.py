@@ -17,16 +17,17 @@ from tconv import Spec
 from . import layers
 
 LAYERS = (
-    "dcgan64_l2", "dcgan64_l3", "dcgan64_l5", "pix2pix_unet256_512_128_32", "cyclegan256_up1", "stylegan2_up_16_b1", "fsrcnn_x2", "lapsrn_img",
-    "unet2d_256_128", "enet_b4", "centernet_r18_512_d2", "centernet_dla_dw_f2", "maskrcnn_head_b100", "sam_dec_2", "unet3d_128_64",
+    "dcgan64_l2", "dcgan64_l3", "dcgan64_l5", "pix2pix_unet256_512_128_32", "cyclegan256_up1", "stylegan2_up_16_b1", "fsrcnn_x2",
+    "lapsrn_img", "unet2d_256_128", "enet_b4", "centernet_r18_512_d2", "centernet_dla_dw_f2", "dav2_l_resize0", "sam_dec_2", "unet3d_128_64",
     "monai_unet3d_128_64", "hifigan_v1_infer5s_up1", "htdemucs_time_48", "pt41382", "flaggems_g2_s4",
 )  # fmt: skip
+SECONDS = 10  # for the turns of one pair
 
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m bench jax", description=__doc__)
     parser.add_argument("--layers", nargs="+", default=list(LAYERS), metavar="GLOB")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each side, of which the medians are told (default 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each side at most, of which the medians are told (default 15)")
     parser.add_argument("--threads", type=int, default=2, help="processors that the process may use (default 2)")
     asked = parser.parse_args(words)
     if hasattr(os, "sched_setaffinity"):  # XLA has no other switch
@@ -90,9 +91,12 @@ def _pairs(spec: Spec) -> list[tuple[Callable[[], Any], Callable[[], Any]]]:
 
 
 def _medians(rounds: int, *calls: Callable[[], Any]) -> tuple[float, ...]:
-    """Medians in milliseconds of calls that take turns."""
+    """Medians in milliseconds of calls that take turns, of three turns at least and then until the seconds are spent."""
     taken: list[list[float]] = [[] for _ in calls]
+    began = time.perf_counter()
     for turn in range(rounds + 1):
+        if turn > 3 and time.perf_counter() - began > SECONDS:
+            break
         for call, times in zip(calls, taken, strict=True):
             start = time.perf_counter()
             call()

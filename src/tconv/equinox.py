@@ -40,13 +40,13 @@ class ConvTranspose(nn.ConvTranspose):
                               bias=None if self.bias is None else self.bias.reshape(-1), groups=self.groups)  # fmt: skip
 
     def _crop(self) -> list[tuple[int, int]]:
-        """(lo, hi) per axis: the padding less output_padding. SAME gives size * stride, but less than that where even nothing cropped is."""
+        """(lo, hi) per axis: the padding less output_padding. SAME gives size * stride, less output_padding."""
         crop = []
         for i, (k, s, extra, d) in enumerate(zip(self.kernel_size, self.stride, self.output_padding, self.dilation, strict=True)):
             if isinstance(self.padding, str) and self.padding != "VALID":
                 total = d * (k - 1) + 1 - s + extra
                 lo = max(0, total + (self.padding == "SAME_LOWER")) // 2
-                crop.append((lo, total - lo - (extra if total >= 0 else 0)))
+                crop.append((lo, total - lo))
             else:
                 lo, hi = (0, 0) if self.padding == "VALID" else self.padding[i]
                 crop.append((lo, hi - extra))

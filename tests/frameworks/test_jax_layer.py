@@ -156,7 +156,7 @@ def arranged(problem):
     return words, weight
 
 
-@pytest.mark.parametrize("part", range(20))
+@pytest.mark.parametrize("part", range(10))
 def test_the_definition_agrees_with_values_and_gradients(part):
     judges = [Judge(random_problem(seed, budget=400, dtypes=("float32", "float64"))) for seed in range(part * BATCH, (part + 1) * BATCH)]
     given, layers = [], []
@@ -183,27 +183,30 @@ def test_the_definition_agrees_with_values_and_gradients(part):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_summed_in_float32_and_rounded_once(dtype):
-    for seed in range(20):
-        judge = Judge(random_problem(seed, budget=200, dtypes=(jnp.dtype(dtype),)))
-        words, weight = arranged(judge.problem)
-        x, bias = judge.problem.arranged(judge.x), None if judge.bias is None else jnp.asarray(judge.bias)
-        y = ours.conv_transpose(jnp.asarray(x), jnp.asarray(weight(judge.w)), **words, bias=bias)
-        judge.check("forward", np.asarray(y), words)
+    judges = [Judge(random_problem(seed, budget=200, dtypes=(jnp.dtype(dtype),))) for seed in range(20)]
+    layers = [arranged(judge.problem) for judge in judges]
+    given = [(jnp.asarray(j.problem.arranged(j.x)), jnp.asarray(weight(j.w)), None if j.bias is None else jnp.asarray(j.bias))
+             for j, (_, weight) in zip(judges, layers, strict=True)]  # fmt: skip
+    results = jax.jit(lambda all: [ours.conv_transpose(x, w, **words, bias=b) for (x, w, b), (words, _) in zip(all, layers, strict=True)])(given)
+    for judge, y in zip(judges, results, strict=True):
+        judge.check("forward", np.asarray(y))
 
 
 def test_the_lax_operators_of_other_devices_agree_with_the_definition():
-    for seed in range(60):
-        judge = Judge(random_problem(seed, budget=200, dtypes=("float64",)))
-        p = judge.problem
-        if not p.batched:
-            continue
-        geometry = _jax_ops.Geometry(p.stride, p.dilation, p.crop, p.groups, p.layout == "channels_last", (0, 1, *range(2, 2 + len(p.size))),
-                                     False)  # fmt: skip
-        x, grad = jnp.asarray(p.arranged(judge.x)), jnp.asarray(p.arranged(judge.grad))
-        bias = [] if judge.bias is None else [jnp.asarray(judge.bias)]
-        judge.check("forward", np.asarray(_jax_ops._layer_lax(x, jnp.asarray(judge.w), *bias, geometry=geometry)))
-        judge.check("grad_input", np.asarray(_jax_ops._by_input_lax(grad, jnp.asarray(judge.w), geometry=geometry, size=p.size)))
-        judge.check("grad_weight", np.asarray(_jax_ops._by_weight_lax(x, grad, geometry=geometry, size=p.kernel)))
+    judges = [Judge(random_problem(seed, budget=200, dtypes=("float64",))) for seed in range(50)]
+    judges = [judge for judge in judges if judge.problem.batched]
+
+    def operators(p, x, w, grad, bias):
+        order = (0, 1, *range(2, 2 + len(p.size)))
+        words = {"geometry": _jax_ops.Geometry(p.stride, p.dilation, p.crop, p.groups, p.layout == "channels_last", order, False)}
+        return (_jax_ops._layer_lax(x, w, *([] if bias is None else [bias]), **words), _jax_ops._by_input_lax(grad, w, **words, size=p.size),
+                _jax_ops._by_weight_lax(x, grad, **words, size=p.kernel))  # fmt: skip
+
+    given = [(judge.problem.arranged(judge.x), judge.w, judge.problem.arranged(judge.grad), judge.bias) for judge in judges]
+    results = jax.jit(lambda all: [operators(judge.problem, *arrays) for judge, arrays in zip(judges, all, strict=True)])(given)
+    for judge, found in zip(judges, results, strict=True):
+        for name, y in zip(("forward", "grad_input", "grad_weight"), found, strict=True):
+            judge.check(name, np.asarray(y))
 
 
 # --------------------------------------------------------------------------------------------------------- what runs where, and errors
