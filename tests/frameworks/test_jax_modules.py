@@ -16,7 +16,11 @@ import tconv.flax
 import tconv.haiku
 from tconv import ArgumentError
 
-jax.config.update("jax_enable_x64", True)
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
 
 
 def numbers(*shape, seed=0):

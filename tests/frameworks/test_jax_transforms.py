@@ -15,7 +15,12 @@ from jax.test_util import check_grads
 import tconv.jax as ours
 from tconv import _jax_ops
 
-jax.config.update("jax_enable_x64", True)
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
 
 # (kernel, strides, padding, dilation, groups): odd and even kernels below, at and above the stride
 LAYERS = [((3,), 2, "SAME", 1, 1), ((4,), 3, "VALID", 2, 1), ((2, 3), (3, 2), "SAME", 1, 2), ((3, 2), (2, 3), [(1, 0), (-1, 2)], (1, 2), 1),
