@@ -24,7 +24,8 @@ highlight_language = "text"
 smartquotes = False  # quotes in the text are Python's
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_mock_imports = ["tensorflow", "torch"]  # gigabytes, for a few signatures
+# Gigabytes, for a few signatures; _jax_ops registers its rules with JAX when it is imported.
+autodoc_mock_imports = ["equinox", "flax", "haiku", "jax", "tensorflow", "torch", "tconv._jax_ops"]
 
 
 def as_plain_text(app, what, name, obj, options, lines):
