@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call of the layer in Keras's words: what they mean, what goes to the core, and what to the operators of Keras's backend.
 
-Keras has one backend in a process, and only that one is imported. On a CPU its tensors go to the core by way of `tconv.tensorflow` or
-`tconv.torch`; everything else is `by_operators`, made of `keras.ops` alone.
+Keras has one backend in a process, and only that one is imported. On a CPU its tensors go to the core by way of `tconv.tensorflow`,
+`tconv.torch` or `tconv.jax`, of which the last two serve other devices too; what is left is `by_operators`, made of `keras.ops` alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -57,32 +56,23 @@ class Geometry(NamedTuple):
 
     @property
     def crop(self) -> tuple[Crop, ...]:
-        """(lo, hi) per axis of the full output, negative where zeros are appended."""
-        return _crop(self)
+        """(lo, hi) per axis of the full output: Keras's rule for words, explicit pairs less the output_padding at the end."""
+        if isinstance(self.padding, str):
+            axes = [Axis(1, *numbers) for numbers in zip(self.kernel_size, self.strides, self.dilation_rate, strict=True)]
+            return tuple(named_crops(axes, self.padding, self.output_padding))
+        extra = self.output_padding or (0,) * self.rank
+        return tuple((lo, hi - more) for (lo, hi), more in zip(self.padding, extra, strict=True))
 
-    def output_size(self, sizes: Sequence[Size]) -> tuple[Size, ...]:
-        """The spatial sizes of the output."""
-        return _output_size(self, tuple(sizes))
-
-
-@lru_cache(maxsize=512)
-def _crop(geometry: Geometry) -> tuple[Crop, ...]:
-    """Keras's rule for words, which every backend follows; explicit pairs less the output_padding at the end."""
-    g = geometry
-    if isinstance(g.padding, str):
-        axes = [Axis(1, *numbers) for numbers in zip(g.kernel_size, g.strides, g.dilation_rate, strict=True)]
-        return tuple(named_crops(axes, g.padding, g.output_padding))
-    extra = g.output_padding or (0,) * g.rank
-    return tuple((lo, hi - more) for (lo, hi), more in zip(g.padding, extra, strict=True))
-
-
-@lru_cache(maxsize=512)
-def _output_size(geometry: Geometry, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
-    columns = zip(sizes, geometry.kernel_size, geometry.strides, geometry.dilation_rate, geometry.crop, strict=True)
-    found = tuple(None if n is None else Axis(n, k, s, d, *crop).output for n, k, s, d, crop in columns)
-    if any(size is not None and size < 1 for size in found):
-        raise _marked(ArgumentError("padding", geometry.padding, f"leaves {found} of the output of an input of {sizes}"))
-    return found
+    def output_size(self, shape: Sequence[Size]) -> tuple[Size, ...]:
+        """The spatial sizes of the output for an input of this shape."""
+        if len(shape) != self.rank + 2:
+            raise _marked(ArgumentError("inputs", tuple(shape), f"must have {self.rank + 2} axes"))
+        sizes = tuple(shape[1:-1] if self.last else shape[2:])
+        columns = zip(sizes, self.kernel_size, self.strides, self.dilation_rate, self.crop, strict=True)
+        found = tuple(None if n is None else Axis(n, k, s, d, *crop).output for n, k, s, d, crop in columns)
+        if any(size is not None and size < 1 for size in found):
+            raise _marked(ArgumentError("padding", self.padding, f"leaves {found} of the output of an input of {sizes}"))
+        return found
 
 
 def _marked(error: ArgumentError) -> ArgumentError:
@@ -101,10 +91,7 @@ def conv_transpose(geometry: Geometry, x: Any, kernel: Any, bias: Any = None) ->
 
     x (N, *I, Cin) or (N, Cin, *I), kernel (*k, Cout / groups, Cin), bias (Cout,) or None -> (N, *O, Cout) or (N, Cout, *O)
     """
-    shape = tuple(x.shape)
-    if len(shape) != geometry.rank + 2:
-        raise _marked(ArgumentError("inputs", shape, f"must have {geometry.rank + 2} axes"))
-    geometry.output_size(shape[1:-1] if geometry.last else shape[2:])
+    geometry.output_size(x.shape)
     run = _BACKENDS.get(keras.backend.backend(), by_operators)
     try:
         return run(geometry, *(None if tensor is None else ops.convert_to_tensor(tensor) for tensor in (x, kernel, bias)))
@@ -161,7 +148,18 @@ def _torch(geometry: Geometry, x: Any, kernel: Any, bias: Any) -> Any:
     return y.movedim(1, -1) if geometry.last else y
 
 
-_BACKENDS: dict[str, Callable[[Geometry, Any, Any, Any], Any]] = {"tensorflow": _tensorflow, "torch": _torch}
+def _jax(geometry: Geometry, x: Any, kernel: Any, bias: Any) -> Any:
+    """`tconv.jax` chooses by the device that the code is compiled for."""
+    from . import jax as ours
+    from .conventions._jax import SPATIAL
+
+    spatial = SPATIAL[geometry.rank]
+    data = f"N{spatial}C" if geometry.last else f"NC{spatial}"
+    return ours.conv_transpose(x, kernel, geometry.strides, geometry.crop, geometry.dilation_rate, (data, f"{spatial}IO", data),
+                               transpose_kernel=True, use_consistent_padding=True, bias=bias, groups=geometry.groups)  # fmt: skip
+
+
+_BACKENDS: dict[str, Callable[[Geometry, Any, Any, Any], Any]] = {"tensorflow": _tensorflow, "torch": _torch, "jax": _jax}
 
 
 # ---------------------------------------------------------------------------------------------------- the backend's own operators

@@ -110,10 +110,8 @@ class Layer:
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """The shape of the output, None where that of the input is."""
-        batch = input_shape[0]
-        if self.data_format == "channels_last":
-            return (batch, *self.geometry.output_size(input_shape[1:-1]), self.filters)
-        return (batch, self.filters, *self.geometry.output_size(input_shape[2:]))
+        sizes = self.geometry.output_size(input_shape)
+        return (input_shape[0], *sizes, self.filters) if self.data_format == "channels_last" else (input_shape[0], self.filters, *sizes)
 
     def get_config(self) -> dict[str, Any]:
         """Keras's config and `groups`."""

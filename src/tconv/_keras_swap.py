@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -34,7 +35,7 @@ def swap(model: Any, filter_fn: Callable[[Any, str], bool] | None = None) -> Swa
     like TimeDistributed. The clone is compiled as the model was and has the state of its optimizer. Layers for which
     `filter_fn(layer, name)` is false are left out; a name is that of the layer after those of the models around it.
 
-    Raises `ArgumentError` for a model that Keras cannot clone layer by layer.
+    Raises `ArgumentError` for a model that Keras cannot clone layer by layer, and Keras's errors for configs that it cannot read back.
 
     >>> import keras, tconv.keras
     >>> layers = [keras.layers.Conv2DTranspose(8, 4, strides=2, padding="same", name="up"), keras.layers.ReLU()]
@@ -77,7 +78,8 @@ def _changed(model: Any, action: str, table: dict[type, type], refusal: Refusal)
             done[name], twins[id(layer)] = _line(layer), found
         else:
             skipped[name] = why
-    with keras.saving.custom_object_scope({type(layer).__name__: type(layer) for layer in model._flatten_layers()}):
+    known = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    with _uncompiled(model), keras.saving.custom_object_scope(known):
         clone = _clone(model, twins)
     if model.compiled:
         _compile(model, clone)
@@ -124,11 +126,7 @@ def _line(layer: Any) -> str:
 def _clone(layer: Any, twins: dict[int, Any]) -> Any:
     """A layer or operation of the same config, or of that class of `twins`; models and wrappers with all that is in them."""
     if isinstance(layer, MODELS):
-        compiled, layer.compiled = layer.compiled, False  # Keras would read a loss back from its name, which it may not know
-        try:
-            return keras.models.clone_model(layer, clone_function=lambda inner: _clone(inner, twins), recursive=True)
-        finally:
-            layer.compiled = compiled
+        return keras.models.clone_model(layer, clone_function=lambda inner: _clone(inner, twins), recursive=True)
     if isinstance(layer, keras.layers.Lambda):
         return layer  # it has no weights, and Keras will not read a lambda back
     config = layer.get_config()
@@ -138,6 +136,19 @@ def _clone(layer: Any, twins: dict[int, Any]) -> Any:
     if kind in PAIRS:
         config.pop("groups", None)
     return kind.from_config(config)
+
+
+@contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """The model and those in it without their losses, which Keras would read back from their names and may not know by these."""
+    compiled = [inner for inner in model._flatten_layers() if isinstance(inner, MODELS) and inner.compiled]
+    for inner in compiled:
+        inner.compiled = False
+    try:
+        yield
+    finally:
+        for inner in compiled:
+            inner.compiled = True
 
 
 def _compile(model: Any, clone: Any) -> None:
@@ -152,6 +163,8 @@ def _compile(model: Any, clone: Any) -> None:
 
 def _copy_state(model: Any, clone: Any) -> None:
     """Weights, the states of random numbers, and the optimizer's, if it has made a step."""
+    if len(model.variables) != len(clone.variables):
+        raise ArgumentError("model", model.name, "shares a layer between a wrapper and another place, which Keras's clone takes apart")
     pairs = [*zip(model.variables, clone.variables, strict=True)]
     if model.compiled and model.optimizer is not None and model.optimizer.built:
         clone.optimizer.build(clone.trainable_variables)
