@@ -255,7 +255,7 @@ def build_requirements():
 def fingerprint():
     """A hash of all that the installed package is made of."""
     digest = hashlib.sha256(repr((sys.version, compiler(), os.environ.get("CXXFLAGS"))).encode())
-    for path in (p for top in ("pyproject.toml", "CMakeLists.txt", "README.md", "src") for p in walk(ROOT / top)):
+    for path in (p for top in ("pyproject.toml", "CMakeLists.txt", "README.md", "extern", "src") for p in walk(ROOT / top)):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

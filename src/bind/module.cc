@@ -19,6 +19,7 @@
 #include "../core/grad_weight.h"
 #include "../core/layer.h"
 #include "../core/parallel.h"
+#include "xla.h"
 
 namespace nb = nanobind;
 using namespace tconv;
@@ -275,6 +276,15 @@ NB_MODULE(_core, m) {
         return refusal(method(kernel), p.spec, forward ? Direction::forward : Direction::grad_input, p.channels_last);
       },
       nb::arg("problem"), nb::arg("forward"), nb::arg("kernel"), "Why a kernel cannot compute a problem, or nothing.");
+  m.def(
+      "xla_handlers",
+      [] {
+        nb::dict found;
+        for (const auto& [name, address] : xla_handlers()) found[name] = nb::capsule(address);
+        return found;
+      },
+      "The operators as XLA's foreign functions.");
+  m.def("set_xla_threads", &set_xla_threads, nb::arg("threads"), "How many threads these use.");
   m.def(
       "methods", [] { return std::vector<std::string>(std::begin(kMethods), std::end(kMethods)); }, "The methods of each instruction set.");
   m.def(

@@ -25,7 +25,7 @@ from ._runtime import (
     thread_count,
     usable,
 )
-from ._spec import ArgumentError, Ints, Padding, integer, is_single
+from ._spec import ArgumentError, Ints, Padding, Spec, integer, is_single
 
 
 class Prepared(NamedTuple):
@@ -36,11 +36,17 @@ class Prepared(NamedTuple):
     shape: tuple[int, ...]
 
 
-def core_problem(problem: Problem) -> _core.Problem:
-    """The core's own form of a problem, where a stride of one input and a dilation of one tap, which mean nothing, are small."""
-    spec = problem.spec
+def core_steps(spec: Spec) -> tuple[list[int], list[int]]:
+    """Strides and dilations as the core takes them: those of one input and of one tap, which mean nothing, are small."""
     stride = [axis.stride if axis.size > 1 else min(axis.stride, axis.extent) for axis in spec.axes]
     dilation = [axis.dilation if axis.kernel > 1 else 1 for axis in spec.axes]
+    return stride, dilation
+
+
+def core_problem(problem: Problem) -> _core.Problem:
+    """The core's own form of a problem."""
+    spec = problem.spec
+    stride, dilation = core_steps(spec)
     return _core.Problem(spec.batch, spec.in_channels, spec.out_channels, spec.groups, spec.input_size, spec.kernel_size, stride, dilation,
                          spec.crop, problem.layout == "channels_last", problem.batched)  # fmt: skip
 
