@@ -24,7 +24,7 @@ highlight_language = "text"
 smartquotes = False  # quotes in the text are Python's
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_mock_imports = ["tensorflow", "torch"]  # gigabytes, for a few signatures
+autodoc_mock_imports = ["keras", "tensorflow", "torch"]  # gigabytes, for a few signatures
 
 
 def as_plain_text(app, what, name, obj, options, lines):
