@@ -207,6 +207,10 @@ def _spread(kernel: Any, dilation: Sequence[int]) -> Any:
 
 def _cut(geometry: Geometry, full: Any) -> Any:
     """The full output less the crop; zeros are appended first, so that a crop may go beyond the full output."""
-    outer = lambda inner, rest: [rest, *inner, rest] if geometry.last else [rest, rest, *inner]  # noqa: E731
-    y = ops.pad(full, outer([(max(-lo, 0), max(-hi, 0)) for lo, hi in geometry.crop], (0, 0)))
-    return y[tuple(outer([slice(max(lo, 0), -hi if hi > 0 else None) for lo, hi in geometry.crop], slice(None)))]
+    y = ops.pad(full, _around(geometry, [(max(-lo, 0), max(-hi, 0)) for lo, hi in geometry.crop], (0, 0)))
+    return y[tuple(_around(geometry, [slice(max(lo, 0), -hi if hi > 0 else None) for lo, hi in geometry.crop], slice(None)))]
+
+
+def _around(geometry: Geometry, spatial: list[Any], rest: Any) -> list[Any]:
+    """One thing per axis of the data, from those of the spatial axes and one for the others."""
+    return [rest, *spatial, rest] if geometry.last else [rest, rest, *spatial]

@@ -52,7 +52,7 @@ class Layer:
         **kwargs: Any,
     ) -> None:
         both = _above_one(strides) and _above_one(dilation_rate)  # which Keras refuses
-        super().__init__(
+        super().__init__(  # type: ignore[call-arg]  # Keras's class comes next
             filters=filters,
             kernel_size=kernel_size,
             strides=strides,

@@ -144,7 +144,10 @@ def test_the_backends_own_operators_give_the_same():
 def test_channels_first(rank, only_core):
     words = {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same", "activation": "relu"}
     x = numbers(2, *(4, 3, 2)[:rank], 3)
-    last, first = built(tconv.keras, rank, words, x), built(tconv.keras, rank, {**words, "data_format": "channels_first"}, np.moveaxis(x, -1, 1))
+    last, first = (
+        built(tconv.keras, rank, words, x),
+        built(tconv.keras, rank, {**words, "data_format": "channels_first"}, np.moveaxis(x, -1, 1)),
+    )
     y = first(np.moveaxis(x, -1, 1))
     assert first.compute_output_shape(np.moveaxis(x, -1, 1).shape) == tuple(y.shape)
     same(np.moveaxis(ops.convert_to_numpy(y), 1, -1), last(x))

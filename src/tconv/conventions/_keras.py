@@ -47,7 +47,11 @@ def keras(*, input_size: Ints, kernel_size: Ints, strides: Ints = 1, padding: st
     if max(a.stride for a in axes) > 1 and max(a.dilation for a in axes) > 1:
         raise ArgumentError("dilation_rate", dilation_rate, f"must be 1 where strides={strides!r} are above 1", axes_line(axes))
     notes = []
-    if padding.lower() == "same" and extra is not None and any(a.extent % 2 == 0 and more == 0 for a, more in zip(axes, extra, strict=True)):
+    if (
+        padding.lower() == "same"
+        and extra is not None
+        and any(a.extent % 2 == 0 and more == 0 for a, more in zip(axes, extra, strict=True))
+    ):
         notes.append('the TensorFlow backend refuses padding="same" with output_padding=0 and an even kernel')
     return settle("keras", axes, named_crops(axes, padding, extra), WEIGHT, data_format or "channels_last", batch=batch,
                   in_channels=in_channels, out_channels=out_channels, notes=notes)  # fmt: skip
@@ -56,7 +60,8 @@ def keras(*, input_size: Ints, kernel_size: Ints, strides: Ints = 1, padding: st
 def named_crops(axes: Sequence[Axis], padding: str, output_padding: Sequence[int] | None) -> list[Crop]:
     """What "valid" and "same" crop; it depends on kernel, stride and dilation alone."""
     rule = _same if padding.lower() == "same" else _valid
-    return [rule(axis, more) for axis, more in zip(axes, output_padding or [None] * len(axes), strict=True)]
+    extra: Sequence[int | None] = output_padding or [None] * len(axes)
+    return [rule(axis, more) for axis, more in zip(axes, extra, strict=True)]
 
 
 def _valid(axis: Axis, extra: int | None) -> Crop:
