@@ -25,7 +25,7 @@ smartquotes = False  # quotes in the text are Python's
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 # Gigabytes, for a few signatures; _jax_ops registers its rules with JAX when it is imported.
-autodoc_mock_imports = ["equinox", "flax", "haiku", "jax", "tensorflow", "torch", "tconv._jax_ops"]
+autodoc_mock_imports = ["equinox", "flax", "haiku", "jax", "keras", "tensorflow", "torch", "tconv._jax_ops"]
 
 
 def as_plain_text(app, what, name, obj, options, lines):

@@ -22,7 +22,7 @@ import tconv
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if "_build" not in p.parts)
 FENCE = re.compile(r"^( *)```(.*?)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-GUESTS = {f"docs/guides/{name}.md" for name in ("pytorch", "tensorflow", "jax")}  # need a framework: tests/frameworks runs them
+GUESTS = {f"docs/guides/{name}.md" for name in ("pytorch", "tensorflow", "keras", "jax")}  # need a framework: tests/frameworks runs them
 APART = {"torch", "tensorflow", "keras", "jax", "flax", "equinox", "haiku", "core", "main"}  # need a framework, or hold no examples
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(tconv.__path__, "tconv.") if m.name.split(".")[1].lstrip("_").split("_")[0] not in APART

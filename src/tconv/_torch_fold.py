@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 from . import _torch_call as call
 from . import _torch_layers as layers
 from ._operator import large_enough
+from ._report import Report
 from ._spec import ArgumentError
-from ._torch_swap import KINDS, PAIRS, Report, candidates, twin
+from ._torch_swap import KINDS, PAIRS, candidates, twin
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -7,7 +7,6 @@ So weights, hooks, names, buffers, and references that others hold (optimisers, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,25 +14,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import _torch_layers as layers
+from ._report import Report
 
 PAIRS = {getattr(nn, name): getattr(layers, name) for rank in "123" for name in (f"ConvTranspose{rank}d", f"LazyConvTranspose{rank}d")}
 KINDS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was done to a model's transposed convolutions, by name, and what was left alone, with the reason; prints as a table."""
-
-    action: str
-    done: dict[str, str]
-    skipped: dict[str, str]
-
-    def __str__(self) -> str:
-        lines = [f"{self.action} {len(self.done)} of {len(self.done) + len(self.skipped)} transposed convolutions"]
-        width = max(map(len, [*self.done, *self.skipped]), default=0)
-        lines += [f"  {name or '(model)':<{width}}  {text}" for name, text in self.done.items()]
-        lines += ["skipped"] * bool(self.skipped) + [f"  {name or '(model)':<{width}}  {why}" for name, why in self.skipped.items()]
-        return "\n".join(lines)
 
 
 def swap_(model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | None = None) -> Report:

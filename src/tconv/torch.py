@@ -7,6 +7,7 @@ by PyTorch's own operator. As many threads compute as `torch.get_num_threads()` 
 
 from __future__ import annotations
 
+from ._report import Report as Report
 from ._torch_fold import fold_ as fold_
 from ._torch_layers import ConvTranspose1d as ConvTranspose1d
 from ._torch_layers import ConvTranspose2d as ConvTranspose2d
@@ -17,7 +18,6 @@ from ._torch_layers import LazyConvTranspose3d as LazyConvTranspose3d
 from ._torch_layers import conv_transpose1d as conv_transpose1d
 from ._torch_layers import conv_transpose2d as conv_transpose2d
 from ._torch_layers import conv_transpose3d as conv_transpose3d
-from ._torch_swap import Report as Report
 from ._torch_swap import revert_ as revert_
 from ._torch_swap import swap_ as swap_
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .._spec import ArgumentError, Axis, Ints, Spec, axes_line
 from ._convention import (
@@ -20,6 +20,8 @@ from ._convention import (
     same_pads,  # fmt: skip
     settle,
 )
+
+WEIGHT = WeightLayout("*OI")
 
 
 def keras(*, input_size: Ints, kernel_size: Ints, strides: Ints = 1, padding: str = "valid", output_padding: Ints | None = None,
@@ -44,13 +46,22 @@ def keras(*, input_size: Ints, kernel_size: Ints, strides: Ints = 1, padding: st
         raise ArgumentError("data_format", data_format, 'must be "channels_last" or "channels_first"')
     if max(a.stride for a in axes) > 1 and max(a.dilation for a in axes) > 1:
         raise ArgumentError("dilation_rate", dilation_rate, f"must be 1 where strides={strides!r} are above 1", axes_line(axes))
-    rule = _same if padding.lower() == "same" else _valid
     notes = []
-    if rule is _same and extra is not None and any(a.extent % 2 == 0 and more == 0 for a, more in zip(axes, extra, strict=True)):
+    if (
+        padding.lower() == "same"
+        and extra is not None
+        and any(a.extent % 2 == 0 and more == 0 for a, more in zip(axes, extra, strict=True))
+    ):
         notes.append('the TensorFlow backend refuses padding="same" with output_padding=0 and an even kernel')
-    crop = [rule(axis, more) for axis, more in zip(axes, extra or [None] * len(axes), strict=True)]
-    return settle("keras", axes, crop, WeightLayout("*OI"), data_format or "channels_last", batch=batch, in_channels=in_channels,
-                  out_channels=out_channels, notes=notes)  # fmt: skip
+    return settle("keras", axes, named_crops(axes, padding, extra), WEIGHT, data_format or "channels_last", batch=batch,
+                  in_channels=in_channels, out_channels=out_channels, notes=notes)  # fmt: skip
+
+
+def named_crops(axes: Sequence[Axis], padding: str, output_padding: Sequence[int] | None) -> list[Crop]:
+    """What "valid" and "same" crop; it depends on kernel, stride and dilation alone."""
+    rule = _same if padding.lower() == "same" else _valid
+    extra: Sequence[int | None] = output_padding or [None] * len(axes)
+    return [rule(axis, more) for axis, more in zip(axes, extra, strict=True)]
 
 
 def _valid(axis: Axis, extra: int | None) -> Crop:
