@@ -257,9 +257,14 @@ def children(pid: int) -> list[int]:
     return [child for child, parent in parents().items() if parent == pid]
 
 
+def heed_ctrl_c() -> None:
+    """A shell that starts these tests in the background has them ignore it, and what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_is_one_line_and_leaves_no_process() -> None:
     command = [sys.executable, "-m", "tconv", "bench", LINE, "--peers", "", "--seconds", "100", "--threads", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     end = time.monotonic() + 60
     while not (started := children(process.pid)) and time.monotonic() < end:
         time.sleep(0.05)
