@@ -12,6 +12,7 @@ Training sees the slices 30 to 79 mm above the bottom of the volume, the score t
 import argparse
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeAlias
 
 import nibabel
 import numpy as np
@@ -25,6 +26,7 @@ from tconv.torch import ConvTranspose2d
 
 TISSUES, TRAIN, TEST = ("other", "grey matter", "white matter"), slice(30, 80), slice(95, 135)
 UPS = ("transposed", "bilinear")
+Labels: TypeAlias = torch.Tensor | np.ndarray
 
 
 def volumes() -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,10 +94,27 @@ def labelled(model: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
         return torch.cat([model(picture[None]).argmax(1) for picture in pictures])
 
 
-def overlap(found: torch.Tensor, labels: torch.Tensor) -> list[float]:
+def overlap(found: Labels, labels: Labels) -> list[float]:
     """Intersection over union of each tissue, over all pixels of all slices."""
     pairs = ((found == tissue, labels == tissue) for tissue in range(len(TISSUES)))
     return [((a & b).sum() / (a | b).sum()).item() for a, b in pairs]
+
+
+def report(kind: str, weights: int, scores: list[list[float]]) -> None:
+    """One line: the scores of every tissue, seed by seed."""
+    by_tissue = (" ".join(f"{value:.3f}" for value in values) for values in zip(*scores, strict=True))
+    words = "; ".join(f"{name} {values}" for name, values in zip(TISSUES, by_tissue, strict=True))
+    print(f"{kind}, {weights} weights; IoU by seed: {words}")
+
+
+def draw(sheet: dict[str, Labels], out: Path) -> None:
+    """The pictures side by side under their names."""
+    figure, axes = plt.subplots(1, len(sheet), figsize=(10, 3), layout="constrained")
+    for axis, (title, values) in zip(axes, sheet.items(), strict=True):
+        axis.imshow(np.rot90(np.asarray(values)), cmap="gray", interpolation="nearest")
+        axis.set(title=title, xticks=[], yticks=[])
+    figure.savefig(out, dpi=90)
+    print(out)
 
 
 def main() -> None:
@@ -116,20 +135,8 @@ def main() -> None:
             found = labelled(model, test[0])
             scores.append(overlap(found, test[1]))
         sheet[kind] = found[0]
-        weights = sum(p.numel() for p in model.parameters())
-        print(
-            f"{kind}, {weights} weights; IoU by seed: "
-            + "; ".join(
-                f"{name} {' '.join(f'{value:.3f}' for value in values)}"
-                for name, values in zip(TISSUES, zip(*scores, strict=True), strict=True)
-            )
-        )
-    figure, axes = plt.subplots(1, len(sheet), figsize=(10, 3), layout="constrained")
-    for axis, (title, values) in zip(axes, sheet.items(), strict=True):
-        axis.imshow(np.rot90(values.numpy()), cmap="gray", interpolation="nearest")
-        axis.set(title=title, xticks=[], yticks=[])
-    figure.savefig(asked.out, dpi=90)
-    print(asked.out)
+        report(kind, sum(p.numel() for p in model.parameters()), scores)
+    draw(sheet, asked.out)
 
 
 if __name__ == "__main__":

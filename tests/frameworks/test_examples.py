@@ -21,6 +21,7 @@ PRINTS = {
     "digits": r"drawn as wanted +\d+\.\d% \(real digits 9\d\.\d%\)\ncoverage +\d+\.\d% \(real digits 9\d\.\d%\)",
     "checkerboard": r"kernel 3: 1 to 4 products an output, uniformity 0.25\n(.*\n)+.*spectral peak \d",
     "brain": r"transposed, (\d+) weights; IoU by seed: .*\n(.*\n)*?bilinear, \1 weights",
+    "brain_keras": r"transposed, 85635 weights; IoU by seed: .*\n(.*\n)*?bilinear, 85635 weights",
 }
 
 
@@ -90,6 +91,9 @@ def test_both_decoders_have_equally_many_weights_and_double_the_size(example):
     layers = [brain.up(kind, 5, 3) for kind in brain.UPS]
     assert {sum(p.numel() for p in layer.parameters()) for layer in layers} == {5 * 3 * 16 + 3}
     assert {layer(x).shape for layer in layers} == {(1, 3, 12, 14)}
+    again = [example("brain_keras").up(kind, 3) for kind in brain.UPS]
+    assert {tuple(layer(x.numpy().transpose(0, 2, 3, 1)).shape) for layer in again} == {(1, 12, 14, 3)}
+    assert {layer.count_params() for layer in again} == {5 * 3 * 16 + 3}
 
 
 def test_overlap_of_labels(example):
