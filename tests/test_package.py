@@ -23,7 +23,7 @@ NAMES = {
     "ArgumentError", "deconvolve", "conv_transpose_inverse", "Deconvolution", "Posedness", "conventions", "convert", "reference", "config",
     "show_config", "set_num_threads", "get_num_threads", "kernels",
 }  # fmt: skip
-NOT_OURS = {".git", "build", "dist", "_build", "results", "__pycache__"}
+NOT_OURS = {"extern", ".git", "build", "dist", "_build", "results", "__pycache__"}
 LINKS = {"www.apache.org", "arxiv.org", "distill.pub", "keepachangelog.com", "semver.org", "numpy.org", "docs.python.org",
          "creativecommons.org"}  # fmt: skip
 
