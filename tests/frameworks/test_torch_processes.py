@@ -63,6 +63,7 @@ class Enlarged(Dataset):
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")  # JAX, where another test of this process has started it
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on a machine of one core
 def test_in_workers_of_a_data_loader(start):
     data = Enlarged(torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
