@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deconvolution against the definition's own matrix: its dense least-squares answer, its singular values, and the values that were there."""
 
+import pickle
 import warnings
 
 import definition
@@ -310,3 +311,14 @@ def test_nothing_is_said_where_all_is_well():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tconv.deconvolve(y, w, **words)
+
+
+def test_evidence_is_of_the_call_whatever_becomes_of_its_arrays():
+    rng = np.random.default_rng(5)
+    y, kernel = rng.standard_normal((9, 8)), rng.standard_normal((3, 2))
+    found, again = (tconv.deconvolve(y, kernel, padding=1, regularization=0.1) for _ in range(2))
+    expected = again.residual
+    kept = pickle.loads(pickle.dumps(found))
+    found.x[:], y[:], kernel[:] = 0, 0, 0
+    assert 0 < found.residual == expected == kept.residual < 1
+    assert kept.posedness == again.posedness

@@ -103,3 +103,11 @@ def test_the_runner_sees_a_wrong_example():
     assert run_session(page, "wrong example, on purpose") == doctest.TestResults(failed=1, attempted=1)
     assert session(page).splitlines().index(">>> 1 + 1") == page.splitlines().index(">>> 1 + 1")
     assert commands("$ tconv a\nb\n$ tconv c\n") == [("tconv a", "b\n"), ("tconv c", "")]
+
+
+def test_tables_of_the_frameworks_are_current():
+    renewed = runpy.run_path(str(ROOT / "docs" / "words.py"))["renewed"]
+    page = (ROOT / "docs" / "guides" / "frameworks.md").read_text(encoding="utf-8")
+    assert page.count("<!-- words ") == page.count("<!-- /words -->") == 4
+    assert renewed(page) == page, "run docs/words.py with the Python that has tconv"
+    assert renewed("<!-- words axes -->\nold\n<!-- /words -->") != "<!-- words axes -->\nold\n<!-- /words -->"

@@ -119,11 +119,11 @@ def _called(theirs: str, ours: str, run: Callable[[], Any]) -> Any:
 
 
 def _computed(name: str, array: Array, wish: Wish) -> Array:
-    """An array as the solvers compute with it: finite, and float64 for linear systems."""
+    """A copy as the solvers compute with it, and as the evidence finds it later: finite, and float64 for linear systems."""
     dtype = compute_dtype(name, array)
     if not np.isfinite(array).all():
         raise ArgumentError(name, f"array of shape {array.shape}", "must hold finite numbers only")
-    return np.ascontiguousarray(array, np.float64 if wish.double else dtype)
+    return np.array(array, np.float64 if wish.double else dtype, order="C")
 
 
 def _finish(wish: Wish, model: Model, y: Array, data: Array, problem: _problem.Problem, plain: bool) -> Deconvolution:
@@ -144,4 +144,4 @@ def _finish(wish: Wish, model: Model, y: Array, data: Array, problem: _problem.P
     x = np.moveaxis(found.x, 1, -1) if problem.layout == "channels_last" else found.x
     x = x.reshape(x.shape[2:] if plain else x.shape if problem.batched else x.shape[1:])
     with np.errstate(over="ignore"):
-        return replace(found, x=np.ascontiguousarray(x, y.dtype))
+        return replace(found, x=np.array(x, y.dtype, order="C"))

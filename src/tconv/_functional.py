@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy import ndarray  # looked up in every call
 
 from . import _core, _problem
+from ._foreign import aligned
 from ._problem import SLOPE, Problem, activation_code
 from ._runtime import (
     Array,
+    arrive,
     as_array,
     bias_array,
     check_memory,
@@ -137,6 +140,10 @@ def conv_transpose(
     outputs at the border besides. Winograd's tiles, which "auto" may take for layers of 16 channels and more, mix
     neighbours: a NaN may reach outputs a few pixels further, and an output that no input reaches is zero up to rounding.
 
+    Arrays of other libraries that lie in the CPU's memory and have `__dlpack__` (PyTorch, JAX, TensorFlow, MLX, ...) are read where
+    they lie, all of a call from one library, and the result is an array of that library, over the memory we wrote where it
+    allows that (MLX copies). There is no gradient: a tensor that requires grad is refused, `tconv.torch` has the layer for it.
+
     Raises `ArgumentError` (a ValueError), which names the argument, its value and the rule.
 
     >>> import numpy as np, tconv
@@ -148,7 +155,9 @@ def conv_transpose(
 
     The arithmetic is that of Dumoulin and Visin, arXiv:1603.07285, section 4.
     """
-    x, w = as_array("x", x), as_array("w", w)
+    home = None
+    if type(x) is not ndarray or type(w) is not ndarray or (bias is not None and type(bias) is not ndarray):
+        (x, w, bias), home = arrive(out, x=x, w=w, bias=bias)
     dtype = compute_dtype("x", x)
     same_dtype(("x", x), ("w", w))
     words = words_key(stride=stride, padding=padding, output_padding=output_padding, output_size=output_size, dilation=dilation,
@@ -162,12 +171,15 @@ def conv_transpose(
     if bias is not None:
         bias = bias_array(bias, prepared.problem.spec.out_channels, w, prepared.problem.spec)
         add = np.ascontiguousarray(readable(bias, dtype))
-    if out is None and x.dtype is dtype:  # the usual call: microseconds count
+    if home is not None:
+        out = aligned(prepared.shape, x.dtype)
+    elif out is None and x.dtype is dtype:  # the usual call: microseconds count
         y = np.empty(prepared.shape, dtype)
         prepared.stencil.apply(readable(x, dtype), readable(w, dtype), add, y, code, slope)
         return y
     y = result(out, prepared.shape, x.dtype, [a for a in (x, w, bias) if a is not None], prepared.problem.spec)
-    return into(y, dtype, partial(prepared.stencil.apply, readable(x, dtype), readable(w, dtype), add, activation=code, slope=slope))
+    y = into(y, dtype, partial(prepared.stencil.apply, readable(x, dtype), readable(w, dtype), add, activation=code, slope=slope))
+    return y if home is None else home(y)
 
 
 def conv_transpose_grad_input(
@@ -201,15 +213,19 @@ def conv_transpose_grad_input(
     >>> tconv.conv_transpose_grad_input(grad, w, stride=2, padding=1).shape
     (1, 2, 4, 4)
     """
-    grad, w = as_array("grad", grad), as_array("w", w)
+    home = None
+    if type(grad) is not ndarray or type(w) is not ndarray:
+        (grad, w), home = arrive(out, grad=grad, w=w)
     dtype = compute_dtype("grad", grad)
     same_dtype(("grad", grad), ("w", w))
     words = words_key(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
                       layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
     prepared = _backward(grad.shape, w.shape, key("input_size", input_size), dtype.itemsize == 8, kernel, count, words)
+    out = out if home is None else aligned(prepared.shape, grad.dtype)
     x = result(out, prepared.shape, grad.dtype, [grad, w], prepared.problem.spec)
-    return into(x, dtype, lambda to: prepared.stencil.apply(readable(grad, dtype), readable(w, dtype), None, to))
+    x = into(x, dtype, lambda to: prepared.stencil.apply(readable(grad, dtype), readable(w, dtype), None, to))
+    return x if home is None else home(x)
 
 
 def conv_transpose_grad_weight(
@@ -244,16 +260,20 @@ def conv_transpose_grad_weight(
     >>> tconv.conv_transpose_grad_weight(x, grad, (4, 4), stride=2, padding=1).shape
     (2, 3, 4, 4)
     """
-    x, grad = as_array("x", x), as_array("grad", grad)
+    home = None
+    if type(x) is not ndarray or type(grad) is not ndarray:
+        (x, grad), home = arrive(out, x=x, grad=grad)
     dtype = compute_dtype("x", x)
     same_dtype(("x", x), ("grad", grad))
     problem = _problem.grad_weight(x.shape, grad.shape, kernel_size, stride=stride, padding=padding, output_padding=output_padding,
                                    dilation=dilation, groups=groups, layout=layout)  # fmt: skip
     check_memory(problem.spec.weight_shape, dtype.itemsize, problem.spec)
+    out = out if home is None else aligned(problem.spec.weight_shape, x.dtype)
     w = result(out, problem.spec.weight_shape, x.dtype, [x, grad], problem.spec)
     kernel, count = kernel_for(algorithm), thread_count(threads)
     core = core_problem(problem)
-    return into(w, dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), readable(grad, dtype), to, count))
+    w = into(w, dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), readable(grad, dtype), to, count))
+    return w if home is None else home(w)
 
 
 class Gradients(NamedTuple):
@@ -303,7 +323,10 @@ def conv_transpose_grads(
     >>> tconv.conv_transpose_grads(x, w, grad, grads=("weight",), stride=2, padding=1).input is None
     True
     """
-    x, w, grad = as_array("x", x), as_array("w", w), as_array("grad", grad)
+    home = None
+    if type(x) is not ndarray or type(w) is not ndarray or type(grad) is not ndarray:
+        (x, w, grad), home = arrive(None, x=x, w=w, grad=grad)
+    new: Any = np.empty if home is None else aligned
     dtype = compute_dtype("x", x)
     same_dtype(("x", x), ("w", w), ("grad", grad))
     asked = _asked(grads)
@@ -316,13 +339,14 @@ def conv_transpose_grads(
     if "input" in asked:
         size = problem.spec.input_size
         prepared = _backward(grad.shape, w.shape, size, dtype.itemsize == 8, kernel, count, words)
-        by_x = into(np.empty(x.shape, x.dtype), dtype, lambda to: prepared.stencil.apply(dy, readable(w, dtype), None, to))
+        by_x = into(new(x.shape, x.dtype), dtype, lambda to: prepared.stencil.apply(dy, readable(w, dtype), None, to))
     if "weight" in asked:
         check_memory(w.shape, dtype.itemsize, problem.spec)
-        by_w = into(np.empty(w.shape, x.dtype), dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), dy, to, count))
+        by_w = into(new(w.shape, x.dtype), dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), dy, to, count))
     if "bias" in asked:
-        by_bias = into(np.empty(problem.spec.out_channels, x.dtype), dtype, lambda to: _core.grad_bias(core, dy, to, count))
-    return Gradients(by_x, by_w, by_bias)
+        by_bias = into(new((problem.spec.out_channels,), x.dtype), dtype, lambda to: _core.grad_bias(core, dy, to, count))
+    found = (by_x, by_w, by_bias)
+    return Gradients(*(found if home is None else (None if by is None else home(by) for by in found)))
 
 
 def _asked(grads: Iterable[str]) -> set[str]:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite
 from typing import Any
 
@@ -20,25 +21,50 @@ RULES = ("discrepancy", "gcv", "lcurve")
 PENALTIES = ("identity", "laplacian")
 
 
+@dataclass
+class Evidence:
+    """What is known of an answer: computed when it is first asked for, as it may take as long as a filter does."""
+
+    measure: Callable[[], float]
+    examine: Callable[[], Posedness]
+    posed: Posedness | None = None  # where a choice needed it already
+
+    @cached_property
+    def residual(self) -> float:
+        return self.measure()
+
+    @cached_property
+    def posedness(self) -> Posedness:
+        return self.posed or self.examine()
+
+
 @dataclass(frozen=True)
 class Deconvolution:
     """An estimate with its evidence.
 
     x: the estimate, in the layout and dtype of y
-    residual: |A x - y| / |y| over all samples, with A the layer as it is
     iterations, converged: of the method; without iterations it has converged
     method: what `method` came to     regularization: the weight that was used     noise: its standard deviation in y, given or estimated
-    posedness: whether y has one answer, and how sensitive it is (`Posedness`)
+    evidence: what `residual` and `posedness` are read from
     """
 
     x: Array
-    residual: float
     iterations: int
     converged: bool
     method: str
     regularization: float
     noise: float | None
-    posedness: Posedness
+    evidence: Evidence = field(repr=False, compare=False)
+
+    @property
+    def residual(self) -> float:
+        """|A x - y| / |y| over all samples, with A the layer as it is; computed when it is first read."""
+        return self.evidence.residual
+
+    @property
+    def posedness(self) -> Posedness:
+        """Whether y has one answer, and how sensitive it is (`Posedness`); computed when it is first read, if no choice needed it."""
+        return self.evidence.posedness
 
     def __str__(self) -> str:
         how = f"{self.iterations} iterations, {'converged' if self.converged else 'not converged'}" if self.iterations else "solved at once"
@@ -60,6 +86,11 @@ class Wish:
     tolerance: Any
     threads: int | None
     progress: Callable[[int], None] | None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the condition decides how much to regularize."""
+        return self.regularization is None and self.noise is None
 
     @property
     def double(self) -> bool:

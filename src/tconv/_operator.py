@@ -11,10 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core, _problem
+from ._foreign import aligned
 from ._functional import Prepared, into, key, prepare, words_key
 from ._model import Model
 from ._problem import SLOPE, activation_code
-from ._runtime import Array, as_array, bias_array, compute_dtype, get_num_threads, kernel_for, readable, result, same_dtype, thread_count
+from ._runtime import (
+    Array,
+    arrive,
+    as_array,
+    bias_array,
+    compute_dtype,
+    get_num_threads,
+    kernel_for,
+    readable,
+    result,
+    same_dtype,
+    thread_count,
+)
 from ._spec import ArgumentError, Ints, Padding, Spec, at_least_one, integers, pairs
 from ._why import Why, why
 
@@ -32,7 +45,7 @@ class Operator:
 
     The arguments are those of `conv_transpose`; the input's size and batch may differ from call to call. An operator is
     immutable (it keeps its own copy of `w`: changing the array afterwards changes nothing) and may be called from
-    several threads at once.
+    several threads at once. Results are arrays of the library of the argument, as those of `conv_transpose` are.
 
     >>> import numpy as np, tconv
     >>> op = tconv.Operator(np.ones((2, 3, 4, 4), np.float32), stride=2, padding=1)
@@ -181,7 +194,9 @@ class Operator:
 
     def _run(self, value: Any, forward: bool, input_size: Any, out: Array | None) -> Array:
         name = "x" if forward else "grad"
-        array = value if type(value) is np.ndarray else as_array(name, value)
+        array, home = value, None
+        if type(value) is not np.ndarray:
+            (array,), home = arrive(out, **{name: value})
         dtype = array.dtype
         if dtype != self._w.dtype:
             same_dtype(("w", self._w), (name, array))
@@ -190,12 +205,16 @@ class Operator:
         call = (array.shape, forward, input_size, self._threads or get_num_threads())
         ready = self._ready.get(call) or self._make_ready(call)
         x = readable(array, self._dtype)
-        if out is None and dtype is self._dtype:  # the usual call, which checks nothing twice: microseconds count
+        if home is not None:
+            out = aligned(ready.shape, dtype)
+        elif out is None and dtype is self._dtype:  # the usual call, which checks nothing twice: microseconds count
             target = np.empty(ready.shape, dtype)
             ready.run(x, ready.packed, ready.bias, target, ready.activation, ready.slope)
             return target
         target = result(out, ready.shape, dtype, [array], ready.problem.spec)
-        return into(target, self._dtype, partial(ready.run, x, ready.packed, ready.bias, activation=ready.activation, slope=ready.slope))
+        run = partial(ready.run, x, ready.packed, ready.bias, activation=ready.activation, slope=ready.slope)
+        target = into(target, self._dtype, run)
+        return target if home is None else home(target)
 
     def _plan(self, call: tuple[Any, ...]) -> Prepared:
         shape, forward, input_size, threads = call

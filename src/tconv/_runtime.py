@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _core, _foreign
 from ._problem import check_bias
 from ._spec import ArgumentError, integer
 
@@ -145,13 +145,22 @@ def same_dtype(first: tuple[str, Array], *others: tuple[str, Array]) -> None:
 
 
 def as_array(name: str, value: Any) -> Array:
-    """An array argument: an ndarray, or what NumPy makes one of."""
+    """An array argument: an ndarray, a view of another library's array, or what NumPy makes one of."""
     if isinstance(value, np.ndarray):
         return value
+    if _foreign.is_foreign(value):
+        return _foreign.read(name, value)
     try:
         return np.asarray(value)
     except Exception as error:
         raise ArgumentError(name, type(value).__name__, f"must be an array ({error})") from None
+
+
+def arrive(out: Any, **arrays: Any) -> tuple[list[Array], _foreign.Home | None]:
+    """All arrays of a call, None for an absent bias, and the library that its results go back to: None for NumPy's."""
+    home = _foreign.home(arrays, out)
+    found: list[Any] = [None if value is None and name == "bias" else as_array(name, value) for name, value in arrays.items()]
+    return found, home
 
 
 def usable(array: Array, dtype: np.dtype[Any]) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from math import log, prod, sqrt
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import scipy.fft
 
 from ._iterate import KRYLOV, Found, Task, least_squares, noise_level, richardson_lucy, sparse, total_variation
-from ._method import LINEAR, Deconvolution, Wish
+from ._method import LINEAR, Deconvolution, Evidence, Wish
 from ._model import Model, norm
 from ._posed import DENSE, Posedness, posedness
 from ._regularize import choose
@@ -33,20 +34,28 @@ def solve(wish: Wish, model: Model, y: Array, itemsize: int) -> Deconvolution:
     spectrum: Spectrum | None = Dense(model) if method == "dense" else None
     if method == "fourier" and model.circular:
         spectrum = Fourier(model, model.spec.input_size, y.dtype, wish.penalty)
-    posed = posedness(model, spectrum)
     linear = method in LINEAR
     tolerance = (_TOLERANCE.get(itemsize, 1e-6) if linear else 1e-4) if wish.tolerance is None else wish.tolerance
     iterations = wish.iterations or _ITERATIONS.get(method, min(2000, max(100, 10 * model.unknowns)))
     noise = noise_level(y) if method in ("tv", "l1") and wish.noise is None else wish.noise
     task = Task(model, y, iterations, tolerance, noise, wish.progress, wish.threads)
-    weight = _weight(wish, posed) if linear else wish.regularization
-    found = _run(method, task, spectrum, weight, wish.penalty)
-    size = norm(y)
-    answer = Deconvolution(found.x, task.misfit(found.x) / size if size else 0.0, found.iterations, found.converged, method,
-                           found.weight, noise, posed)  # fmt: skip
+    posed = posedness(model, spectrum) if method == "dense" or (linear and wish.undecided) else None
+    found = _run(method, task, spectrum, _weight(wish, posed) if linear else wish.regularization, wish.penalty)
+    evidence = Evidence(partial(_residual, model, y, found.x, wish.threads), partial(_examine, model, method, y.dtype), posed)
+    answer = Deconvolution(found.x, found.iterations, found.converged, method, found.weight, noise, evidence)
     if linear:
         _warn(answer)
     return answer
+
+
+def _residual(model: Model, y: Array, x: Array, threads: int | None) -> float:
+    size = norm(y)
+    return Task(model, y, 0, 0, threads=threads).misfit(x) / size if size else 0.0
+
+
+def _examine(model: Model, method: str, dtype: Any) -> Posedness:
+    circular = method == "fourier" and model.circular
+    return posedness(model, Fourier(model, model.spec.input_size, dtype, vectors=False) if circular else None)
 
 
 def _method(model: Model) -> str:
@@ -57,11 +66,11 @@ def _method(model: Model) -> str:
     return "dense" if max(model.unknowns, model.equations) <= DENSE else "lsmr"
 
 
-def _weight(wish: Wish, posed: Posedness) -> float | str:
+def _weight(wish: Wish, posed: Posedness | None) -> float | str:
     """The weight or the rule that chooses it."""
     if wish.regularization is not None:
         return wish.regularization if isinstance(wish.regularization, str) else float(wish.regularization)
-    if wish.noise is not None:
+    if posed is None or wish.noise is not None:
         return "discrepancy"
     return 0.0 if posed.condition <= _SOUND else "gcv"
 

@@ -16,6 +16,26 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+from calls_jax import equinox, flax_linen, flax_nnx, haiku, jax, together
+from calls_runtimes import mlx, ncnn, openvino, scipy, tflite
+from draw import (
+    Draw,
+    draw_equinox,
+    draw_flax,
+    draw_haiku,
+    draw_jax,
+    draw_keras,
+    draw_mlx,
+    draw_ncnn,
+    draw_onnx,
+    draw_openvino,
+    draw_scipy,
+    draw_tensorflow,
+    draw_tflite,
+    draw_torch,
+)
+
+MORE = int(os.environ.get("TCONV_CASES", "1"))  # times as many layers of the libraries on JAX and of the runtimes
 
 Case = tuple[Any, Any, dict[str, Any]]  # x and w in the framework's axes, its arguments
 
@@ -62,14 +82,15 @@ def keras(x, w, **words):
                                     layer.data_format, layer.dilation_rate)  # fmt: skip
 
 
-def jax(x, w, **words):
-    import jax
-
-    return jax.lax.conv_transpose(x, w, **words)
+TRACED = (jax, flax_linen, flax_nnx, haiku, equinox)
 
 
 def attempt(call: Callable[..., Any], cases: list[Case]) -> list[np.ndarray | str]:
     """The result of every call, or the text of what it raised; a framework that is missing is no refusal."""
+    if call in TRACED or (call is keras and os.environ["KERAS_BACKEND"] == "jax"):
+        return together(call, cases)
+    if call is openvino:
+        return [y for start in range(0, len(cases), 20) for y in openvino(cases[start : start + 20])]
     results: list[np.ndarray | str] = []
     for x, w, words in cases:
         try:
@@ -90,103 +111,6 @@ def prepare(environment: dict[str, str]) -> None:
 # -------------------------------------------------------------------------------------------------------- in the test's process
 
 
-class Draw:
-    """Random layers, legal or nearly so: kernels below, at and above the stride, odd and even, dilated or not."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.rank = self.one(1, 1, 2, 2, 3)
-        self.size, self.kernel = (self.each(lambda: self.upto({1: 7, 2: 4, 3: 3}[self.rank])) for _ in range(2))
-        self.stride = self.each(lambda: self.one(1, 1, 2, 2, 3, 4))
-        self.dilation = (1,) * self.rank if self.rng.random() < 0.6 else self.each(lambda: self.upto(3))
-        self.groups = self.one(1, 1, 1, 2, 3)
-        self.channels = tuple(self.groups * self.upto(2) for _ in range(2))
-        self.batch = self.upto(2)
-
-    def one(self, *choices):
-        return choices[self.rng.integers(len(choices))]
-
-    def upto(self, most: int, least: int = 1) -> int:
-        return int(self.rng.integers(least, most + 1))
-
-    def each(self, draw: Callable[[], int]) -> tuple[int, ...]:
-        return tuple(draw() for _ in range(self.rank))
-
-    def some(self, **words) -> dict[str, Any]:
-        """A word, or none of it, half of the time each."""
-        return {name: value for name, value in words.items() if self.rng.random() < 0.5}
-
-    def short(self, values: tuple[int, ...]) -> int | tuple[int, ...]:
-        """One int for all axes, where that says the same."""
-        return values[0] if len(set(values)) == 1 and self.rng.random() < 0.5 else values
-
-    @property
-    def reach(self) -> list[int]:
-        return [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
-
-    def sizes(self, least: int, most: int) -> tuple[int, ...]:
-        """Output sizes around the full one."""
-        full = [(i - 1) * s + reach for i, s, reach in zip(self.size, self.stride, self.reach, strict=True)]
-        return tuple(max(1, f + self.upto(most, least)) for f in full)
-
-    def facts(self, kernel: bool = False) -> dict[str, Any]:
-        """What the arrays tell; `kernel` for a framework that does not take its size as an argument."""
-        known = {"input_size": self.size, "batch": self.batch, "in_channels": self.channels[0], "out_channels": self.channels[1]}
-        return known | ({"kernel_size": self.kernel} if kernel else {})
-
-
-def draw_torch(d: Draw):
-    words = {"kernel_size": d.kernel, "stride": d.stride, "dilation": d.dilation}
-    padding = d.each(lambda: d.upto(3, -1 if d.upto(30) == 1 else 0))
-    words = {name: d.short(value) for name, value in (words | {"padding": padding}).items()} | {"groups": d.groups}
-    if d.upto(3) == 1:
-        least = [(i - 1) * s + reach - 2 * p for i, s, reach, p in zip(d.size, d.stride, d.reach, padding, strict=True)]
-        return d.facts(), words | {"output_size": [m + d.upto(s - d.one(0, 1, 1, 1), 0) for m, s in zip(least, d.stride, strict=True)]}
-    extra = tuple(d.upto(max(s, r) - d.one(0, 1, 1, 1), 0) for s, r in zip(d.stride, d.dilation, strict=True))
-    return d.facts(), words | d.some(output_padding=extra)
-
-
-def draw_onnx(d: Draw):
-    words = {"kernel_shape": d.kernel, "strides": d.stride, "group": d.groups} | d.some(dilations=d.dilation)
-    d.dilation = words.get("dilations", (1,) * d.rank)
-    words |= d.some(output_padding=d.each(lambda: d.upto(2, 0)))
-    padded = d.one({}, {"pads": [d.upto(3, 0) for _ in range(2 * d.rank)]}, {"auto_pad": d.one("VALID", "SAME_UPPER", "SAME_LOWER")})
-    return d.facts(), words | padded | (d.one({}, {"output_shape": list(d.sizes(-4, 2))}))
-
-
-def draw_tensorflow(d: Draw):
-    d.groups, d.channels = 1, (d.upto(3), d.upto(3))
-    padding = d.one("SAME", "SAME", "VALID", *[((0, 0), *((d.upto(3, 0), d.upto(3, 0)) for _ in "HW"), (0, 0))] * (d.rank == 2))
-    same = tuple(i * s - d.upto(s if d.upto(9) == 1 else s - 1, 0) for i, s in zip(d.size, d.stride, strict=True))
-    if padding == "SAME":
-        sizes = same
-    else:
-        pads = [(0, 0)] * d.rank if padding == "VALID" else padding[1:-1]
-        sizes = tuple(max(1, f - a - b) for f, (a, b) in zip(d.sizes(0, max(min(d.stride) - d.upto(2), 0)), pads, strict=True))
-    words = {"strides": d.short(d.stride), "output_shape": (d.batch, *sizes, d.channels[1]), "padding": padding}
-    return d.facts(kernel=True), words | ({"dilations": d.short(d.dilation)} if max(d.dilation) > 1 else {})
-
-
-def draw_keras(d: Draw):
-    d.groups, d.channels = 1, (d.upto(3), d.upto(3))
-    if d.upto(9) > 1:
-        d.stride, d.dilation = d.one((d.stride, (1,) * d.rank), ((1,) * d.rank, d.dilation))
-    words = {"kernel_size": d.kernel, "strides": d.stride, "dilation_rate": d.dilation}
-    extra = d.each(lambda: d.upto(3, 0)) if d.upto(9) == 1 else tuple(d.upto(s - 1, 0) for s in d.stride)
-    words = {name: d.short(value) for name, value in words.items()} | d.some(output_padding=extra)
-    return d.facts(), words | {"padding": d.one("valid", "same")}
-
-
-def draw_jax(d: Draw):
-    d.groups, d.channels = 1, (d.upto(3), d.upto(3))
-    pads = [(d.upto(reach + 2, -1), d.upto(reach + 2, -1)) for reach in d.reach]
-    words = {"strides": d.stride, "padding": d.one("SAME", "VALID", pads, pads)} | d.some(rhs_dilation=d.dilation)
-    words |= d.some(transpose_kernel=True, use_consistent_padding=True)
-    spatial = "HWD"[: d.rank]
-    numbers = (f"NC{spatial}", f"OI{spatial}", f"NC{spatial}")
-    return d.facts(kernel=True), words | ({"dimension_numbers": numbers} if d.upto(3) == 1 else {})
-
-
 @dataclass(frozen=True)
 class Guest:
     """One framework (Keras: on one backend): `run` calls it on many layers, `draw` makes arguments for it."""
@@ -196,29 +120,43 @@ class Guest:
     draw: Callable[[Draw], tuple[dict[str, Any], dict[str, Any]]]
     cases: int
     environment: tuple[tuple[str, str], ...] = ()
+    ranks: tuple[int, ...] = (1, 1, 2, 2, 3)
 
     def __str__(self) -> str:
         return self.name
 
     @property
     def framework(self) -> str:
-        return self.call.__name__
+        return self.call.__name__.split("_")[0]
 
     def run(self, cases: list[Case]) -> list[np.ndarray | str]:
         """The results for (x, w, arguments), or the texts of refusals."""
         return process(self.environment).submit(attempt, self.call, cases).result()
 
 
-def axes(framework: str, words: dict[str, Any]) -> tuple[str, bool]:
-    """The letters of the weight's axes (I, O, * for the kernel) and whether data is channels first, said without tconv."""
-    if framework in ("torch", "onnx"):
-        return "IO*", True
-    if framework != "jax":
-        return "*OI", False
+def axes(framework: str, words: dict[str, Any], groups: int = 1) -> tuple[str, str, bool]:
+    """The letters of the weight's axes (I, O, * for the kernel, G for groups), the one that holds the groups, and whether data is
+    channels first, said without tconv."""
+    if framework in ("torch", "onnx", "coreml"):
+        return "IO*", "I", True
+    if framework in ("equinox", "ncnn"):
+        return "OI*", "O", True
+    if framework == "openvino":
+        return ("GIO*", "G", True) if groups > 1 else ("IO*", "I", True)
+    if framework == "mlx":
+        return "O*I", "O", False
+    if framework == "tflite":
+        return "O*I" if len(words["output_shape"]) == 4 else "*OI", "I", False
+    if framework == "scipy":
+        return "*", "I", True
+    if framework == "haiku":
+        return "*OI", "I", words.get("data_format", "").replace("channels_first", "NC").startswith("NC")
+    if framework not in ("jax", "flax"):
+        return "*OI", "I", False
     first = "dimension_numbers" in words  # as draw_jax writes it, "OI" + spatial
     letters = "OI" if first else "IO"
     letters = letters[::-1] if words.get("transpose_kernel") else letters
-    return (letters + "*" if first else "*" + letters), first
+    return letters + "*" if first else "*" + letters, "I", first
 
 
 @cache
@@ -227,7 +165,12 @@ def process(environment: tuple[tuple[str, str], ...]) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=prepare, initargs=(dict(environment),))
 
 
-# JAX compiles every shape anew, for 30 ms, and Keras on JAX twice as long; hence their numbers.
+def apart(name: str) -> tuple[tuple[str, str], ...]:
+    """A process of its own, for those whose native libraries need not get on with all the others'."""
+    return (("TCONV_GUEST", name),)
+
+
+# XLA compiles every shape anew, for 20 to 60 ms; hence the numbers of what runs on it.
 GUESTS = [
     Guest("torch", torch, draw_torch, 4000),
     Guest("onnx", onnx, draw_onnx, 4000),
@@ -236,4 +179,13 @@ GUESTS = [
     Guest("keras-torch", keras, draw_keras, 2000, (("KERAS_BACKEND", "torch"),)),
     Guest("keras-jax", keras, draw_keras, 300, (("KERAS_BACKEND", "jax"),)),
     Guest("jax", jax, draw_jax, 2000),
+    Guest("flax-linen", flax_linen, draw_flax, 300 * MORE),
+    Guest("flax-nnx", flax_nnx, draw_flax, 300 * MORE),
+    Guest("haiku", haiku, draw_haiku, 400 * MORE),
+    Guest("equinox", equinox, draw_equinox, 300 * MORE),
+    Guest("mlx", mlx, draw_mlx, 2000 * MORE, apart("mlx")),
+    Guest("tflite", tflite, draw_tflite, 2000 * MORE, apart("tflite"), (2, 2, 3)),
+    Guest("openvino", openvino, draw_openvino, 1000 * MORE, apart("openvino")),
+    Guest("ncnn", ncnn, draw_ncnn, 1500 * MORE, apart("ncnn")),
+    Guest("scipy", scipy, draw_scipy, 1000 * MORE, ranks=(1,)),
 ]

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from .._spec import ArgumentError, Axis, Ints, Spec, pairs
 from ._convention import Arguments, Convention, Crop, Framework, WeightLayout, bare_axes, from_pads, same_pads, settle
 
+PAIRS = "pairs pad the dilated input: they are K - 1 less the crop"
 SPATIAL = {1: "H", 2: "HW", 3: "HWD"}
 
 
@@ -25,20 +27,25 @@ def jax(*, input_size: Ints, kernel_size: Ints, strides: Ints, padding: str | Se
     ((1, 1), (1, 1))
     """
     axes = bare_axes(input_size, kernel_size=kernel_size, strides=strides, rhs_dilation=1 if rhs_dilation is None else rhs_dilation)
-    notes = []
-    if padding == "SAME":
-        crop = [from_pads(axis, *same_pads(axis, axis.extent + axis.stride - 2)) for axis in axes]
-    elif padding == "VALID":
-        crop = [(0, axis.extent - max(axis.extent, axis.stride)) for axis in axes]
-    elif isinstance(padding, str):
-        raise ArgumentError("padding", padding, 'must be "SAME", "VALID" (in capitals) or one pair per spatial axis')
-    elif use_consistent_padding:
+    notes: list[str] = []
+    if use_consistent_padding and not isinstance(padding, str):
         crop = _pads(padding, axes)
     else:
-        crop = [from_pads(axis, *pad) for axis, pad in zip(axes, _pads(padding, axes), strict=True)]
-        notes.append("pairs pad the dilated input: they are K - 1 less the crop, unless use_consistent_padding is set")
+        crop = crop_by(padding, axes)
+        notes += [f"{PAIRS}, unless use_consistent_padding is set"] * (not isinstance(padding, str))
     weight, layout = _numbers(dimension_numbers, len(axes), transpose_kernel)
     return settle("jax", axes, crop, weight, layout, batch=batch, in_channels=in_channels, out_channels=out_channels, notes=notes)
+
+
+def crop_by(padding: str | Sequence[Crop], axes: Sequence[Axis]) -> list[Crop]:
+    """The crop that a string means, or pairs that pad the dilated input."""
+    if padding == "SAME":
+        return [from_pads(axis, *same_pads(axis, axis.extent + axis.stride - 2)) for axis in axes]
+    if padding == "VALID":
+        return [(0, axis.extent - max(axis.extent, axis.stride)) for axis in axes]
+    if isinstance(padding, str):
+        raise ArgumentError("padding", padding, 'must be "SAME", "VALID" (in capitals) or one pair per spatial axis')
+    return [from_pads(axis, *pad) for axis, pad in zip(axes, _pads(padding, axes), strict=True)]
 
 
 def _pads(padding: Sequence[Crop], axes: Sequence[Axis]) -> list[Crop]:
@@ -62,9 +69,13 @@ def _numbers(numbers: tuple[str, str, str] | None, rank: int, transposed: bool) 
     return WeightLayout(axes, flip=not transposed), "channels_first" if data[1] == "C" else "channels_last"
 
 
+def paddings(spec: Spec) -> tuple[Any, ...]:
+    """The strings, and the pairs that mean the crop: K - 1 less it, its own inverse."""
+    return "SAME", "VALID", tuple(from_pads(axis, axis.lo, axis.hi) for axis in spec.axes)
+
+
 def _guesses(spec: Spec) -> Iterator[Arguments]:
-    pads = tuple(from_pads(axis, axis.lo, axis.hi) for axis in spec.axes)  # K - 1 less the crop: its own inverse
-    for padding in ("SAME", "VALID", pads):
+    for padding in paddings(spec):
         yield {"strides": spec.stride, "padding": padding, "rhs_dilation": spec.dilation if max(spec.dilation) > 1 else None,
                "transpose_kernel": True}  # fmt: skip
 

@@ -34,15 +34,16 @@ def tensorflow(*, input_size: Ints, kernel_size: Ints, output_shape: Ints, strid
     layout = "channels_first" if data_format == first else "channels_last"
     axes = bare_axes(input_size, kernel_size=kernel_size, strides=spatial("strides", strides, rank, layout),
                      dilations=spatial("dilations", 1 if dilations is None else dilations, rank, layout))  # fmt: skip
-    sizes, batch, out_channels = _output(output_shape, rank, layout, batch, out_channels)
+    sizes, batch, out_channels = whole_shape(output_shape, rank, layout, batch, out_channels)
     pads = _explicit(padding, rank, layout)
-    crop = [_crop(axis, size, pad) for axis, size, pad in zip(axes, sizes, pads, strict=True)]
+    crop = [crop_to(axis, size, pad) for axis, size, pad in zip(axes, sizes, pads, strict=True)]
     notes = [ON_CPU] if any(axis.dilation > 1 for axis in axes) else []
     return settle("tensorflow", axes, crop, WeightLayout("*OI"), layout, batch=batch, in_channels=in_channels, out_channels=out_channels,
                   notes=notes)  # fmt: skip
 
 
-def _crop(axis: Axis, size: int, padding: str | Crop) -> Crop:
+def crop_to(axis: Axis, size: int, padding: str | Crop) -> Crop:
+    """The crop to an asked size, which the forward convolution must map back to the input's."""
     begin, end = (0, 0) if isinstance(padding, str) else padding
     if padding == "SAME":
         rule, back, lo = "ceil(O / stride)", -(-size // axis.stride), max(axis.full - size, 0) // 2
@@ -69,7 +70,8 @@ def spatial(name: str, value: Ints, rank: int, layout: str) -> tuple[int, ...]:
     return found[_inner(layout)]
 
 
-def _output(shape: Ints, rank: int, layout: str, batch: int | None, out_channels: int | None) -> tuple[tuple[int, ...], int, int | None]:
+def whole_shape(shape: Ints, rank: int, layout: str, batch: int | None,
+                out_channels: int | None) -> tuple[tuple[int, ...], int, int | None]:  # fmt: skip
     """Sizes, batch and channels of output_shape, which must not contradict those given beside it."""
     found = integers("output_shape", shape)
     if len(found) != rank + 2:
