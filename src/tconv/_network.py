@@ -11,6 +11,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Network:
         if not shapes or any(len(s) != 4 or s[2] != s[3] or not min(s) for s in shapes):
             raise ArgumentError("weights", shapes, "must be one or more arrays (Cin, Cout, k, k)")
         channels = [(s[0], s[1]) for s in shapes]
-        if channels[0][0] != 1 or channels[-1][1] != 1 or any(a[1] != b[0] for a, b in zip(channels, channels[1:], strict=False)):
+        if channels[0][0] != 1 or channels[-1][1] != 1 or any(a[1] != b[0] for a, b in pairwise(channels)):
             raise ArgumentError("weights", shapes, "must go from one channel to one, each layer taking those of the one before")
         *first, last = (s[2] for s in shapes)
         if any(k % 2 == 0 for k in first) or last % self.scale or last // self.scale % 2 == 0:

@@ -224,4 +224,3 @@ class _Pass(NamedTuple):
 
     def _stepped(self, weight: Floats) -> Floats:
         return np.rint(weight * 2**22) / 2**22 if self.fixed else weight
-
