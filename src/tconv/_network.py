@@ -8,10 +8,11 @@ its border are repeated. So windows that overlap by twice that find what the who
 
 from __future__ import annotations
 
-import zipfile
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,33 +23,39 @@ import numpy.typing as npt
 from ._operator import Operator
 from ._problem import SLOPE
 from ._runtime import Array, as_array
-from ._spec import ArgumentError
+from ._spec import ArgumentError, at_least_one, integer
 
 SHIPPED = (2, 3, 4)  # the scales that have a network in networks/
 _TILE = 64, 128  # rows and columns: 32 channels of them lie near a second-level cache, and the overlap costs two fifths
 
 
 class Network:
-    """A network for `enlarge` and `bands`: layers without bias, leaky_relu between them, the last one enlarging by `scale`.
+    """A network for `upscale.enlarge` and `bands`: layers without bias, leaky_relu between them, the last one enlarging by `scale`.
 
     weights: (Cin, Cout, k, k) each, as `conv_transpose` takes them; the first takes one channel and the last gives one. All but the last
         have stride 1 and an odd k; the last has stride `scale` and k an odd number of times that. Computed in float32.
+    slope: what leaky_relu multiplies negative values by.
 
     The mean of every first kernel is taken off. So a constant has no detail, and a * picture + b with a > 0 has a times the detail of the
     picture (Mohan et al., arXiv:1906.05478, for layers without bias), whatever the range of its values.
 
     Raises `ArgumentError`.
 
-    >>> network = Network([np.ones((1, 4, 3, 3)), np.ones((4, 1, 6, 6))], scale=2)
+    >>> rng = np.random.default_rng(0)
+    >>> network = Network([rng.standard_normal((1, 4, 3, 3)), rng.standard_normal((4, 1, 6, 6))], scale=2)
     >>> network
     Network(x2, 1-4-1 channels, kernels 3 6, reach 2)
-    >>> network.detail(np.ones((9, 8))).shape
+    >>> network.detail(rng.random((9, 8))).shape
     (10, 8)
     """
 
     def __init__(self, weights: Sequence[npt.ArrayLike], scale: int, slope: float = SLOPE) -> None:
-        self.scale, self._slope = scale, slope
-        self._weights = [as_array("weights", w).astype(np.float32) for w in weights]
+        self.scale = integer("scale", scale)
+        at_least_one("scale", [self.scale])
+        if not isinstance(slope, Real) or not math.isfinite(slope):
+            raise ArgumentError("slope", slope, "must be a finite real number")
+        self._slope = float(slope)
+        self._weights = [_weight(w) for w in weights]
         self._check()
         self._weights[0] -= self._weights[0].mean(axis=(0, 2, 3), keepdims=True)
         *first, last = (w.shape[2] for w in self._weights)
@@ -57,8 +64,8 @@ class Network:
 
     def _check(self) -> None:
         shapes = [w.shape for w in self._weights]
-        if not shapes or any(len(s) != 4 or s[2] != s[3] or not min(s) for s in shapes):
-            raise ArgumentError("weights", shapes, "must be one or more arrays (Cin, Cout, k, k)")
+        if len(shapes) < 2 or any(len(s) != 4 or s[2] != s[3] or not min(s) for s in shapes):
+            raise ArgumentError("weights", shapes, "must be two or more arrays (Cin, Cout, k, k)")
         channels = [(s[0], s[1]) for s in shapes]
         if channels[0][0] != 1 or channels[-1][1] != 1 or any(a[1] != b[0] for a, b in pairwise(channels)):
             raise ArgumentError("weights", shapes, "must go from one channel to one, each layer taking those of the one before")
@@ -68,20 +75,23 @@ class Network:
 
     @classmethod
     def load(cls, file: str | PathLike[str]) -> Network:
-        """A network from a NumPy archive of `arr_0`, `arr_1`, ..., the weights in any precision, `scale` and `slope`."""
+        """A network from a NumPy archive of `arr_0`, `arr_1`, ..., the weights in any precision, `scale` and `slope`.
+
+        Raises `ArgumentError` for what is no such archive.
+        """
         try:
-            with np.load(file, allow_pickle=False) as held:
+            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as held:  # of a bad file np.load itself keeps a handle
                 layers = sum(name.startswith("arr_") for name in held)
                 return cls([held[f"arr_{n}"] for n in range(layers)], int(held["scale"]), float(held["slope"]))
         except ArgumentError:
             raise
-        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except Exception as error:  # of zipfile, zlib, NumPy's header, the file system
             raise ArgumentError("file", str(file), f"is no network ({' '.join(str(error).split())})") from None
 
     def detail(self, window: npt.ArrayLike, *, threads: int | None = None, algorithm: str = "auto") -> Array:
         """What interpolation lacks inside a window: (H + 2 reach, W + 2 reach) -> (H scale, W scale), float32.
 
-        `threads` and `algorithm` are those of `conv_transpose`.
+        `threads` and `algorithm` are those of `conv_transpose`. Raises `ArgumentError`.
         """
         planes = as_array("window", window).astype(np.float32)[None]
         if planes.ndim != 3 or min(planes.shape[1:]) <= 2 * self.reach:
@@ -104,6 +114,13 @@ class Network:
         channels = "-".join(str(w.shape[0]) for w in self._weights) + "-1"
         kernels = " ".join(str(w.shape[2]) for w in self._weights)
         return f"Network(x{self.scale}, {channels} channels, kernels {kernels}, reach {self.reach})"
+
+
+def _weight(value: npt.ArrayLike) -> Array:
+    array = as_array("weights", value)
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise ArgumentError("weights", array.dtype.name, "must be finite real numbers")
+    return array.astype(np.float32)
 
 
 @lru_cache(maxsize=len(SHIPPED))
