@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.progress import track
 
 import tconv
 
@@ -78,7 +79,7 @@ def enlarge(network: list[tconv.Operator], pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     planes = np.pad(pixels.astype(np.float32).transpose(2, 0, 1) / 255, [(0, 0), (REACH, REACH), (REACH, REACH)], mode="edge")
     result = np.empty((2 * height, 2 * width, 3), np.uint8)
-    for top in range(0, height, TILE):
+    for top in track(range(0, height, TILE), "enlarging"):
         for left in range(0, width, TILE):
             large = run(network, planes[:, top : top + TILE + 2 * REACH, left : left + TILE + 2 * REACH])
             tile = np.rint(255 * np.clip(large, 0, 1)).astype(np.uint8).transpose(1, 2, 0)

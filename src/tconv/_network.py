@@ -52,9 +52,7 @@ class Network:
     def __init__(self, weights: Sequence[npt.ArrayLike], scale: int, slope: float = SLOPE) -> None:
         self.scale = integer("scale", scale)
         at_least_one("scale", [self.scale])
-        if not isinstance(slope, Real) or not math.isfinite(slope):
-            raise ArgumentError("slope", slope, "must be a finite real number")
-        self._slope = float(slope)
+        self._slope = _finite("slope", slope)
         self._weights = [_weight(w) for w in weights]
         self._check()
         self._weights[0] -= self._weights[0].mean(axis=(0, 2, 3), keepdims=True)
@@ -93,18 +91,19 @@ class Network:
 
         `threads` and `algorithm` are those of `conv_transpose`. Raises `ArgumentError`.
         """
-        planes = as_array("window", window).astype(np.float32)[None]
+        planes: Array = as_array("window", window).astype(np.float32)[None]
         if planes.ndim != 3 or min(planes.shape[1:]) <= 2 * self.reach:
             raise ArgumentError("window", planes.shape[1:], f"must be (height, width), each more than twice the reach of {self.reach}")
         for operator in self._operators.get((threads, algorithm)) or self._prepare(threads, algorithm):
             planes = operator(planes)
-        return planes[0]
+        found: Array = planes[0]
+        return found
 
     def _prepare(self, threads: int | None, algorithm: str) -> tuple[Operator, ...]:
         """The layers packed; of two threads that both pack, one does so in vain."""
         *first, last = self._weights
         common: dict[str, Any] = {"threads": threads, "algorithm": algorithm}
-        leaky = {"activation": "leaky_relu", "negative_slope": self._slope}
+        leaky: dict[str, Any] = {"activation": "leaky_relu", "negative_slope": self._slope}
         layers = [Operator(w, padding=w.shape[2] - 1, **leaky, **common) for w in first]
         ready = (*layers, Operator(last, stride=self.scale, padding=last.shape[2] - self.scale, **common))
         self._operators[threads, algorithm] = ready
@@ -114,6 +113,12 @@ class Network:
         channels = "-".join(str(w.shape[0]) for w in self._weights) + "-1"
         kernels = " ".join(str(w.shape[2]) for w in self._weights)
         return f"Network(x{self.scale}, {channels} channels, kernels {kernels}, reach {self.reach})"
+
+
+def _finite(name: str, value: Any) -> float:
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ArgumentError(name, value, "must be a finite real number")
+    return float(value)
 
 
 def _weight(value: npt.ArrayLike) -> Array:

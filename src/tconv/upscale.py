@@ -127,7 +127,7 @@ def bands(image: npt.ArrayLike, scale: int, method: str | Network, *, luma: npt.
         rows = max(1, _BAND_VALUES // values)
     rows = _whole("rows", rows)
     check_memory((min(rows, len(image)) * scale, image.shape[1] * scale, pixels.shape[2]), 8, None)
-    interpolate = _Interpolation(pixels, scale, "bicubic" if network else method, like_pillow=not network, options=options)
+    interpolate = _Interpolation(pixels, scale, "bicubic" if network else str(method), like_pillow=not network, options=options)
     for first in range(0, len(image), rows):
         held = range(first, min(first + rows, len(image)))
         band = interpolate(held)
