@@ -91,9 +91,12 @@ class Network:
 
         `threads` and `algorithm` are those of `conv_transpose`. Raises `ArgumentError`.
         """
-        planes: Array = as_array("window", window).astype(np.float32)[None]
-        if planes.ndim != 3 or min(planes.shape[1:]) <= 2 * self.reach:
-            raise ArgumentError("window", planes.shape[1:], f"must be (height, width), each more than twice the reach of {self.reach}")
+        held = as_array("window", window)
+        if held.dtype.kind not in "fiu":
+            raise ArgumentError("window", held.dtype.name, "must hold real numbers")
+        if held.ndim != 2 or min(held.shape) <= 2 * self.reach:
+            raise ArgumentError("window", held.shape, f"must be (height, width), each more than twice the reach of {self.reach}")
+        planes: Array = held.astype(np.float32)[None]
         for operator in self._operators.get((threads, algorithm)) or self._prepare(threads, algorithm):
             planes = operator(planes)
         found: Array = planes[0]
