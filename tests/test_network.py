@@ -192,6 +192,19 @@ def test_every_mode_of_picture(mode: str) -> None:
     assert all((most <= 1) == (channel in still) for channel, most in enumerate(changed)), changed
 
 
+def test_hidden_colours_make_no_difference() -> None:
+    """Colours times alpha are what the network sees."""
+    hidden = Image.new("RGBA", (20, 12), (255, 0, 0, 0))
+    hidden.paste((0, 90, 255, 255), (4, 2, 12, 10))
+    hidden.paste((90, 0, 255, 99), (8, 4, 16, 10))
+    clean = np.asarray(hidden) * (np.asarray(hidden)[..., 3:] > 0)
+    results = [np.asarray(picture.enlarge(image, 3, "net", lambda rows: None)) for image in (hidden, Image.fromarray(clean))]
+    visible = results[0][..., 3] > 0
+    np.testing.assert_array_equal(results[0][..., 3], results[1][..., 3])
+    np.testing.assert_array_equal(results[0][visible], results[1][visible])
+    assert visible.mean() > 0.1
+
+
 # ------------------------------------------------------------------------------------------------------------------------------ bad input
 
 
