@@ -50,6 +50,8 @@ def operators(param: Path) -> Iterator[tconv.Operator]:
     for kind, words in layers(param):
         if kind == "Input":
             continue
+        if kind not in ("Convolution", "Deconvolution"):
+            raise ValueError(f"{param}: has a layer of type {kind}, which is none of this network's")
         cout, k, stride, padding, count = (int(words.get(key, "0")) for key in ("0", "1", "3", "4", "6"))
         half = np.frombuffer(data, "<u4", 1, at)[0] == HALF_PRECISION
         w = np.frombuffer(data, "<f2" if half else "<f4", count, at + 4).astype(np.float32).reshape(cout, -1, k, k).swapaxes(0, 1)
@@ -59,10 +61,8 @@ def operators(param: Path) -> Iterator[tconv.Operator]:
         leaky = {"activation": "leaky_relu", "negative_slope": float(words["-23310"].split(",")[1])} if words.get("9") == "2" else {}
         if kind == "Convolution":
             yield tconv.Operator(w[:, :, ::-1, ::-1], bias, padding=k - 1 - padding, **leaky)
-        elif kind == "Deconvolution":
-            yield tconv.Operator(w, bias, stride=stride, padding=padding, **leaky)
         else:
-            raise ValueError(f"{param}: has a layer of type {kind}, which is none of this network's")
+            yield tconv.Operator(w, bias, stride=stride, padding=padding, **leaky)
     if at != len(data):
         raise ValueError(f"{param}: takes {at} bytes of numbers, and there are {len(data)}")
 
