@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib.resources
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import definition
@@ -190,6 +192,17 @@ def test_every_mode_of_picture(mode: str) -> None:
     changed = [abs(np.asarray(a, float) - np.asarray(b, float)).max() for a, b in zip(net.split(), bicubic.split(), strict=True)]
     still = {"LA": [1], "RGBA": [3], "YCbCr": [1, 2]}.get(mode, [])  # but that Pillow's bicubic rounds between its passes
     assert all((most <= 1) == (channel in still) for channel, most in enumerate(changed)), changed
+
+
+def test_a_megapixel_takes_little_memory(tmp_path: Path) -> None:
+    """Of the whole command, libraries included; docs/guides/networks.md says how much, and how long."""
+    with Image.open(PHOTO) as image:
+        image.resize((1200, 834)).save(tmp_path / "photo.png")
+    code = "import resource; from tconv.cli import main; main(['upscale', 'photo.png', 'large.jpg', '--json']); print(resource.getrusage(0).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    with Image.open(tmp_path / "large.jpg") as large:
+        assert large.size == (2400, 1668)
+    assert int(done.stdout.splitlines()[-1]) < 300_000  # KiB
 
 
 def test_hidden_colours_make_no_difference() -> None:
