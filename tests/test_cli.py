@@ -76,10 +76,34 @@ def test_upscale_writes_the_pixels_and_says_so(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["big.png"]
 
 
+@pytest.mark.parametrize("scale, method", [(2, "net"), (3, "net"), (4, "net"), (5, "bicubic"), (8, "bicubic")])
+def test_upscale_takes_the_network_where_there_is_one(small: Path, scale: int, method: str) -> None:
+    line = succeeds("upscale", small, "big.png", "--scale", scale, cwd=small.parent)
+    assert f", {method} x{scale}, " in line
+    with Image.open(small) as image, Image.open(small.with_name("big.png")) as big:
+        np.testing.assert_array_equal(np.asarray(big), enlarge(np.asarray(image), scale, method))
+
+
+def test_upscale_does_not_fall_back_from_a_network_that_was_asked_for(small: Path) -> None:
+    fails(
+        2,
+        'scale=5: must be one of 2, 3, 4 where method="net"',
+        "upscale",
+        small,
+        "big.png",
+        "--scale",
+        5,
+        "--method",
+        "net",
+        cwd=small.parent,
+    )
+    assert not small.with_name("big.png").exists()
+
+
 def test_upscale_json(small: Path) -> None:
     facts = json.loads(succeeds("upscale", small, small.with_name("big.webp"), "--json", "--threads", 1))
     assert facts["input_size"] == [7, 5] and facts["output_size"] == [14, 10]
-    assert (facts["scale"], facts["method"], facts["mode"], facts["threads"], facts["notes"]) == (2, "bicubic", "RGB", 1, [])
+    assert (facts["scale"], facts["method"], facts["mode"], facts["threads"], facts["notes"]) == (2, "net", "RGB", 1, [])
     assert facts["seconds"] >= facts["seconds_writing"] >= 0
 
 
@@ -113,7 +137,7 @@ def test_transparent_palette_and_colour_key_become_alpha(tmp_path: Path) -> None
     image.save(tmp_path / "palette.png", transparency=0)
     Image.new("L", (4, 4), 9).save(tmp_path / "key.png", transparency=9)
     for name, mode in (("palette", "RGBA"), ("key", "LA")):
-        succeeds("upscale", tmp_path / f"{name}.png", tmp_path / f"{name}2.png")
+        succeeds("upscale", tmp_path / f"{name}.png", tmp_path / f"{name}2.png", "--method", "bicubic")
         with Image.open(tmp_path / f"{name}2.png") as out:
             assert out.mode == mode and np.asarray(out)[0, -1, -1] == 0
     with Image.open(tmp_path / "palette2.png") as out:
@@ -424,7 +448,7 @@ def test_version_and_help() -> None:
     (["upscale"], ["PHOTO", "requires an argument"]),
     (["upscale", "a.png"], ["OUT", "requires an argument"]),
     (["upscale", "a.png", "b.png", "c.png"], ["Unused", "c.png"]),
-    (["upscale", "a.png", "b.png", "--method", "nearest"], ["--method", "nearest", "bilinear", "bicubic", "lanczos"]),
+    (["upscale", "a.png", "b.png", "--method", "nearest"], ["--method", "nearest", "net", "bilinear", "bicubic", "lanczos"]),
     (["upscale", "a.png", "b.png", "--sclae", "3"], ["Unknown option", "--sclae"]),
     (["upscale", "a.png", "b.png", "--threads", "many"], ["--threads", "many"]),
     (["convert", "--from", "torch"], ["--to", "requires an argument"]),

@@ -20,6 +20,7 @@ from ._runtime import config, kernel_for, show_config, thread_count
 from ._spec import ArgumentError, Axis, Spec, integers
 from .conventions import FRAMEWORKS
 from .conventions import convert as _convert
+from .upscale import SHIPPED
 
 _SCALES = range(2, 9)
 _SHOWN_PHASES = 8  # a stride of 256 has 256 phases; the JSON has them all
@@ -47,11 +48,11 @@ def upscale(
     /,
     *,
     scale: Words = "2",
-    method: Literal["bilinear", "bicubic", "lanczos"] = "bicubic",
+    method: Literal["net", "bilinear", "bicubic", "lanczos"] | None = None,
     threads: int | None = None,
     json: bool = False,
 ) -> None:
-    """Enlarge a photograph: interpolation is a depthwise transposed convolution whose weight is the sampled kernel.
+    """Enlarge a photograph: a network whose last layer is a transposed convolution adds detail to bicubic interpolation, which is one too.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def upscale(
     scale
         How many times wider and higher, a whole number from 2 to 8.
     method
-        The interpolation kernel; the pixels are those of Pillow's resize.
+        net, for 2, 3 and 4 times, or an interpolation, whose pixels are those of Pillow's resize; by default net, and beyond 4 bicubic.
     threads
         How many threads compute; by default all cores.
     json
@@ -72,6 +73,7 @@ def upscale(
 
     times = _whole("scale", scale, _SCALES)
     started = time.perf_counter()
+    method = method or ("net" if times in SHIPPED else "bicubic")
     picture = _picture.read(photo)
     _picture.check_target(out, photo, picture.image, times)
     with _progress(not json, "enlarging", "rows", picture.image.height * times) as advance:

@@ -27,6 +27,10 @@ _LONGEST = {"JPEG": 65500, "WEBP": 16383}  # the formats' own limits on a side, 
 _DEEP = {"I;16": ("PNG", "TIFF"), "I": ("TIFF",), "F": ("TIFF",)}  # other formats would cut these to 8 bits without a word
 _INTERPOLATED = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", *_DEEP)
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # colours times alpha, as Pillow's own resize: hidden colours do not bleed
+_LUMA: dict[str, Any] = {
+    "YCbCr": (1, 0, 0),
+    "CMYK": np.eye(4),
+}  # what a network sees: the brightness there is, or every ink as a picture of its own
 _KEPT_TAGS = (270, 271, 272, 305, 306, 315, 33432, 34665, 34853)  # description, maker, model, software, date, author, rights, Exif, GPS
 _PIXEL_SIZE_TAGS = (40962, 40963)  # width and height inside the Exif block: of the small picture, so dropped
 
@@ -155,7 +159,7 @@ def enlarge(image: Image.Image, scale: int, method: str, advance: Callable[[int]
     """`upscale.bands` on a Pillow image; `advance` is told of every band how many output rows it added."""
     mode = _PREMULTIPLIED.get(image.mode, image.mode)
     result = Image.new(image.mode, (image.width * scale, image.height * scale))
-    for top, band in bands(np.asarray(image.convert(mode)), scale, method, **options):
+    for top, band in bands(np.asarray(image.convert(mode)), scale, method, luma=_LUMA.get(mode), **options):
         rows = Image.frombuffer(mode, (result.width, len(band)), np.ascontiguousarray(band), "raw", mode, 0, 1)
         result.paste(rows.convert(image.mode), (0, top))
         advance(len(band))
