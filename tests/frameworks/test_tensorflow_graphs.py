@@ -83,7 +83,8 @@ x = tf.constant(np.arange(24.0).reshape(3, 4, 2))
 with tf.GradientTape() as tape:
     tape.watch(x)
     y = layer(x)
-np.savez(sys.argv[2], y=y, **dict(zip(("x", "w", "b"), tape.gradient(tf.reduce_sum(y * y), [x, layer.weight, layer.bias]))))
+    loss = tf.reduce_sum(y * y)
+np.savez(sys.argv[2], y=y, **dict(zip(("x", "w", "b"), tape.gradient(loss, [x, layer.weight, layer.bias]))))
 """
 
 
@@ -95,7 +96,8 @@ def test_a_saved_model_runs_and_is_trained_in_another_process(tmp_path, no_pytho
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = layer(x)
-    expected = tape.gradient(tf.reduce_sum(y * y), [x, layer.weight, layer.bias])
+        loss = tf.reduce_sum(y * y)
+    expected = tape.gradient(loss, [x, layer.weight, layer.bias])
     found = np.load(tmp_path / "found.npz")
     for name, right in zip("yxwb", (y, *expected), strict=True):
         same(found[name], right)
@@ -136,11 +138,14 @@ def test_sizes_that_the_graph_learns_when_it_runs(no_python):
         with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible"):
             call(x[:, :3])
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.float64), tf.TensorSpec([None, None, None], tf.float64)])
-    def unknown(x, w):
-        return gradients(lambda x, w: ours.conv_transpose(x, w, strides=2, padding=1), x, w)[:3]
+    def cubed(x, w):
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            loss = tf.reduce_sum(ours.conv_transpose(x, w, strides=2, padding=1) ** 3)
+        return tape.gradient(loss, [x, w])
 
-    for found, right in zip(unknown(x, w), gradients(lambda x, w: ours.conv_transpose(x, w, strides=2, padding=1), x, w), strict=False):
+    anything = tf.TensorSpec([None, None, None], tf.float64)
+    for found, right in zip(tf.function(cubed, input_signature=[anything, anything])(x, w), cubed(x, w), strict=True):
         same(found, right)
 
 
@@ -165,7 +170,7 @@ BAD_WORDS = [{"strides": [0, 1]}, {"strides": [2]}, {"strides": [2] * 4, "dilati
 @pytest.mark.parametrize("words", BAD_WORDS, ids=str)
 def test_bad_attributes_are_errors_of_tensorflow(words):
     calls = [(OPS.tconv_conv_transpose, "x", "w"), (OPS.tconv_grad_input, "y", "w"), (OPS.tconv_grad_weight, "x", "y")]
-    for op, *names in calls:
+    for op, *names in calls[:1] if words == {"crop": [99, 0, 0, 0]} else calls:  # a kernel or an input may be large
         with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError)):
             op(*operands(*names), **WORDS | words)
 
@@ -192,8 +197,8 @@ def test_shapes_that_do_not_fit_are_errors_of_tensorflow(shapes, text):
 )
 def test_gradients_of_a_wrong_shape_are_errors_of_tensorflow(shapes):
     for op, *names in ((OPS.tconv_grad_input, "y", "w"), (OPS.tconv_grad_weight, "x", "y")):
-        if shapes == {"y": (2, 8, 5, 4)} and op is OPS.tconv_grad_weight:
-            continue  # a kernel of 4 channels has it
+        if shapes in ({"y": (2, 8, 5, 4)}, {"y": (2, 9, 5, 5)}) and op is OPS.tconv_grad_weight:
+            continue  # of a kernel with 4 channels, or 4 taps
         with pytest.raises(tf.errors.InvalidArgumentError):
             op(*operands(*names, **shapes), **WORDS)
     for shape in ((3,), (5, 1), ()):
