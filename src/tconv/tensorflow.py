@@ -2,8 +2,8 @@
 """tconv in TensorFlow: the layer as a function of tensors, with `tf.nn.conv_transpose`'s names and axes.
 
 Tensors are computed on the CPU, on their own memory, by operators that TensorFlow calls without Python, with as many threads as
-`tf.config.threading.get_intra_op_parallelism_threads()` says. `UNAVAILABLE` is None, or the reason why TensorFlow cannot have these operators
-here, and then all goes through NumPy, in graphs by `tf.numpy_function`.
+`tf.config.threading.get_intra_op_parallelism_threads()` says. `UNAVAILABLE` is None, or the reason why TensorFlow cannot have these
+operators here, and then all goes through NumPy, in graphs by `tf.numpy_function`.
 """
 
 from __future__ import annotations
