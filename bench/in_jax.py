@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +14,13 @@ import numpy as np
 from tconv import Spec
 
 from . import layers
+from .turns import medians
 
 LAYERS = (
     "dcgan64_l2", "dcgan64_l3", "dcgan64_l5", "pix2pix_unet256_512_128_32", "cyclegan256_up1", "stylegan2_up_16_b1", "fsrcnn_x2",
     "lapsrn_img", "unet2d_256_128", "enet_b4", "centernet_r18_512_d2", "centernet_dla_dw_f2", "dav2_l_resize0", "sam_dec_2", "unet3d_128_64",
     "monai_unet3d_128_64", "hifigan_v1_infer5s_up1", "htdemucs_time_48", "pt41382", "flaggems_g2_s4",
 )  # fmt: skip
-SECONDS = 10  # for the turns of one pair
 
 
 def main(words: list[str]) -> int:
@@ -36,7 +35,7 @@ def main(words: list[str]) -> int:
     print("| layer | forward: lax, ms | ours, ms | ratio | with gradients: lax, ms | ours, ms | ratio |\n|---|---|---|---|---|---|---|")
     ratios: list[tuple[float, ...]] = []
     for layer in layers.select(asked.layers, layers.read()):
-        times = [_medians(asked.rounds, *pair) for pair in _pairs(layer.spec)]
+        times = [medians(asked.rounds, *pair) for pair in _pairs(layer.spec)]
         ratios.append(tuple(theirs / ours for theirs, ours in times))
         cells = [f"{theirs:.2f} | {ours:.2f} | {theirs / ours:.2f}" for theirs, ours in times]
         print(f"| {layer.name} | {' | '.join(cells)} |", flush=True)
@@ -88,18 +87,3 @@ def _pairs(spec: Spec) -> list[tuple[Callable[[], Any], Callable[[], Any]]]:
     if not close < 1e-4:
         raise SystemExit(f"bench: {spec}: the two differ by {close:.2g} of the largest value")
     return [forward, (compiled(step(theirs), x, w, g), compiled(step(ours), x, w, g))]
-
-
-def _medians(rounds: int, *calls: Callable[[], Any]) -> tuple[float, ...]:
-    """Medians in milliseconds of calls that take turns, of three turns at least and then until the seconds are spent."""
-    taken: list[list[float]] = [[] for _ in calls]
-    began = time.perf_counter()
-    for turn in range(rounds + 1):
-        if turn > 3 and time.perf_counter() - began > SECONDS:
-            break
-        for call, times in zip(calls, taken, strict=True):
-            start = time.perf_counter()
-            call()
-            if turn:  # the first warms up
-                times.append(1e3 * (time.perf_counter() - start))
-    return tuple(map(statistics.median, taken))

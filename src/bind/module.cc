@@ -19,6 +19,8 @@
 #include "../core/grad_weight.h"
 #include "../core/layer.h"
 #include "../core/parallel.h"
+#include "problem.h"
+#include "tensorflow.h"
 #include "xla.h"
 
 namespace nb = nanobind;
@@ -29,18 +31,6 @@ namespace {
 using In = nb::ndarray<nb::ro, nb::device::cpu>;
 using Out = nb::ndarray<nb::device::cpu>;
 using Crop = std::pair<i64, i64>;
-
-constexpr i64 kLimit = i64(1) << 62;
-
-void require(bool ok, const char* what, const char* rule = "") {
-  if (!ok) throw std::invalid_argument(std::string("tconv._core: ") + what + rule);
-}
-
-// a * b for non-negative sizes, refused beyond 62 bits.
-i64 times(i64 a, i64 b) {
-  require(a == 0 || b <= kLimit / a, "sizes overflow 64 bits");
-  return a * b;
-}
 
 // The problem as Python holds it; the same checks as tconv.Spec, for callers that come here directly.
 struct Problem {
@@ -54,22 +44,10 @@ struct Problem {
     const std::size_t n = size.size();
     require(n >= 1 && n <= 3 && kernel.size() == n && stride.size() == n && dilation.size() == n && crop.size() == n,
             "one to three spatial axes, each with size, kernel, stride, dilation and crop");
-    require(batch >= 0 && in_channels >= 1 && out_channels >= 1 && groups >= 1, "batch >= 0; channels and groups >= 1");
-    require(in_channels % groups == 0 && out_channels % groups == 0, "groups must divide both channel counts");
     require(batched || batch == 1, "arrays without a batch axis hold one image");
     spec.batch = batch, spec.in_channels = in_channels, spec.out_channels = out_channels, spec.groups = groups;
-    i64 in = times(std::max<i64>(batch, 1), in_channels), out = times(std::max<i64>(batch, 1), out_channels);
-    i64 taps = times(in_channels, out_channels / groups);
-    for (std::size_t i = 0; i < n; ++i) {
-      Axis& a = spec.axis[3 - n + i];
-      a = {size[i], kernel[i], stride[i], dilation[i], crop[i].first, crop[i].second};
-      require(a.size >= 1 && a.kernel >= 1 && a.stride >= 1 && a.dilation >= 1, "sizes, kernels, strides and dilations >= 1");
-      require(a.lo < kLimit && a.lo > -kLimit && a.hi < kLimit && a.hi > -kLimit, "crop beyond 62 bits");
-      require(times(a.size, a.stride) < kLimit / 4 && times(a.kernel, a.dilation) < kLimit / 4, "sizes overflow 64 bits");
-      require(a.output() >= 1 && a.output() < kLimit, "the crop must leave at least one output");
-      in = times(in, a.size), out = times(out, a.output()), taps = times(taps, a.kernel);
-    }
-    require(in < kLimit / 8 && out < kLimit / 8 && taps < kLimit / 8, "arrays overflow 64 bits");
+    for (std::size_t i = 0; i < n; ++i) spec.axis[3 - n + i] = {size[i], kernel[i], stride[i], dilation[i], crop[i].first, crop[i].second};
+    check(spec);
   }
 
   // The strides of a data array, once its shape is known to be the problem's.
@@ -284,7 +262,9 @@ NB_MODULE(_core, m) {
         return found;
       },
       "The operators as XLA's foreign functions.");
-  m.def("set_xla_threads", &set_xla_threads, nb::arg("threads"), "How many threads these use.");
+  m.def("find_tensorflow", &find_tensorflow, nb::arg("library"),
+        "Find TensorFlow's C API in its loaded library: what it lacks, or nothing.");
+  m.def("set_default_threads", &set_default_threads, nb::arg("threads"), "How many threads frameworks' calls use by default.");
   m.def(
       "methods", [] { return std::vector<std::string>(std::begin(kMethods), std::end(kMethods)); }, "The methods of each instruction set.");
   m.def(

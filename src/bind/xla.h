@@ -10,7 +10,4 @@ namespace tconv {
 // Each handler's name and address, an XLA_FFI_Handler.
 const std::vector<std::pair<const char*, void*>>& xla_handlers();
 
-// How many threads the handlers use, from now on.
-void set_xla_threads(int threads);
-
 }  // namespace tconv

@@ -254,7 +254,7 @@ def _native(target: str, shape_of: Callable[..., Shape], problem: Callable[..., 
 
 def _register() -> str | None:
     """Hand the core's functions to XLA; the reason why that cannot be, if so."""
-    _core.set_xla_threads(get_num_threads())
+    _core.set_default_threads(get_num_threads())
     try:
         for name, capsule in _core.xla_handlers().items():
             jax.ffi.register_ffi_target(name, capsule, platform="cpu")

@@ -54,7 +54,7 @@ def grad_input(grad: Sequence[int], w: Sequence[int], input_size: Any = None, *,
     if channels != out_channels:
         raise ArgumentError("grad", tuple(grad), f"has {channels} channels where w of shape {tuple(w)} gives {out_channels}")
     if input_size is None:
-        input_size = _smallest_input(sizes, kernel, words)
+        input_size = smallest_input(sizes, kernel, words)
     return Problem(_match(sizes, input_size, kernel, words, groups=groups, batch=batch, in_channels=in_channels,
                           out_channels=out_channels), layout, batched)  # fmt: skip
 
@@ -156,7 +156,7 @@ def _match(outputs: Sequence[int], input_size: Any, kernel: Any, words: dict[str
         raise ArgumentError("grad", tuple(outputs), f"its spatial size {error.rule}", error.problem) from None
 
 
-def _smallest_input(outputs: Sequence[int], kernel: Sequence[int], words: dict[str, Any]) -> tuple[int, ...]:
+def smallest_input(outputs: Sequence[int], kernel: Sequence[int], words: dict[str, Any]) -> tuple[int, ...]:
     """The size a forward convolution would give: floor((O + lo + hi - K) / stride) + 1; `same`: ceil(O / stride).
 
     At least 1, so that a gradient too small for one stamp is refused by its own size.

@@ -47,7 +47,7 @@ def set_num_threads(n: int | None) -> None:
     """
     global _threads
     _threads = None if n is None else thread_count(n, "n")
-    _core.set_xla_threads(get_num_threads())
+    _core.set_default_threads(get_num_threads())
 
 
 def thread_count(threads: int | None, name: str = "threads") -> int:

@@ -1,193 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three operators on TensorFlow's tensors, each with a gradient made of the other two, so that every order has one.
+"""The layer on TensorFlow's tensors, by operators of TensorFlow whose kernels are the core, closed under differentiation.
 
-    operator                   by its first tensor           by its second tensor
-    conv_transpose(x, w)       grad_input(g, w)              grad_weight(x, g)
-    grad_input(g, w)           conv_transpose(gg, w)         grad_weight(gg, g)
-    grad_weight(x, g)          grad_input(g, gw)             conv_transpose(x, gw)
+    operator                   gradient by its first tensor    by its second tensor
+    conv_transpose(x, w)       grad_input(g, w)                grad_weight(x, g)
+    grad_input(g, w)           conv_transpose(ct, w)           grad_weight(ct, g)
+    grad_weight(x, g)          grad_input(g, ct)               conv_transpose(x, ct)
 
-Weights have TensorFlow's axes, (*k, Cout / groups, Cin). Eager tensors are read where they lie and results are handed over as they
-lie; in a graph `tf.numpy_function` makes the same call when the graph runs.
+Weights have TensorFlow's axes, (*k, Cout / groups, Cin). All but the sizes is an attribute, the crop as numbers; where that waits for the
+size of a kernel, and where the operators are not to be had, the way is by Python.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-from math import prod
-from typing import Any, NamedTuple, TypeAlias
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from . import _functional, _problem
-from ._operator import large_enough
-from ._runtime import Array
-from .conventions import WeightLayout
+from . import _core
+from . import _tensorflow_python as by_python
+from ._runtime import check_memory, get_num_threads
+from ._tensorflow_python import Geometry, Shape, settle
 
-Shape: TypeAlias = tuple[Any, ...]  # ints, and None where a graph does not know one yet
-
-WEIGHT = WeightLayout("*OI")
-_ALIGNED = 64  # bytes: what TensorFlow's kernels expect of a buffer, and NumPy does not promise
+_ATTRIBUTES = ("strides", "dilations", "crop", "groups", "channels_last")
 
 
-class Geometry(NamedTuple):
-    """The words of a call that its gradients share, in tconv's own names; the sizes come from the arrays."""
-
-    stride: tuple[int, ...]
-    padding: str | tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int
-    layout: str
-
-    @property
-    def rank(self) -> int:
-        return len(self.stride)
-
-    def spatial(self, shape: Any) -> Any:
-        """The spatial sizes in the shape of data, be it a tuple or a tensor."""
-        return shape[-self.rank :] if self.layout == "channels_first" else shape[-1 - self.rank : -1]
-
-
-def conv_transpose(geometry: Geometry, x: Any, w: Any, bias: Any = None, size: Any = ()) -> Any:
+def conv_transpose(geometry: Geometry, x: Any, w: Any, bias: Any = None, size: tuple[int, ...] = ()) -> Any:
     """The layer: x (N, *I, Cin) or (N, Cin, *I), or without N; w (*k, Cout / groups, Cin); `size` asks for an output size, if not empty."""
-    shape = output_shape(geometry, tuple(x.shape), tuple(w.shape), size if isinstance(size, tuple) else ())
-    return _operator(_layer, geometry, size, shape)(x, w, *([] if bias is None else [bias]))
+    call = _call(geometry, tuple(x.shape), tuple(w.shape), size, x.dtype.size)
+    if UNAVAILABLE is not None or call.attributes is None:
+        return by_python.conv_transpose(geometry, x, w, bias, size)
+    if call.input is not None:
+        x = tf.ensure_shape(x, call.input)
+    tensors = (x, w) if bias is None else (x, w, bias)
+    if x.dtype.size == 2:  # half precision is summed in float32 and rounded once
+        tensors = tuple(tf.cast(tensor, tf.float32) for tensor in tensors)
+    y = (_OPS.tconv_conv_transpose if bias is None else _OPS.tconv_conv_transpose_bias)(*tensors, **call.attributes)
+    if not tf.executing_eagerly():
+        y.set_shape(call.shape)
+    return tf.cast(y, x.dtype) if x.dtype.size == 2 else y
 
 
-def grad_input(geometry: Geometry, g: Any, w: Any, like: Any) -> Any:
-    """The gradient by an input of the shape of `like`."""
-    return _operator(_by_input, geometry, _shape(like), tuple(like.shape))(g, w)
-
-
-def grad_weight(geometry: Geometry, x: Any, g: Any, like: Any) -> Any:
-    """The gradient by a weight of the shape of `like`."""
-    return _operator(_by_weight, geometry, _shape(like), tuple(like.shape))(x, g)
-
-
-def _operator(build: Callable[..., Any], geometry: Geometry, size: Any, shape: Shape) -> Any:
-    """What `build` makes, made once where the size is known: to make it takes longer than a small layer."""
-    return _kept(build, geometry, size, shape) if isinstance(size, tuple) else build(geometry, size, shape)
-
-
-def _layer(geometry: Geometry, size: Any, shape: Shape) -> Any:
-    def call(x: Any, w: Any, *bias: Any) -> Any:
-        def backward(g: Any) -> Any:
-            by_bias = [tf.reduce_sum(g, _all_but_channels(geometry, len(x.shape)))] if bias else []
-            return grad_input(geometry, g, w, x), grad_weight(geometry, x, g, w), *by_bias
-
-        return _run(partial(_forward, geometry), (x, w, size, *bias), shape), backward
-
-    return tf.custom_gradient(call)
-
-
-def _by_input(geometry: Geometry, size: Any, shape: Shape) -> Any:
-    def call(g: Any, w: Any) -> Any:
-        def backward(gg: Any) -> Any:
-            return conv_transpose(geometry, gg, w, None, geometry.spatial(_shape(g))), grad_weight(geometry, gg, g, w)
-
-        return _run(partial(_grad_input, geometry), (g, w, size), shape), backward
-
-    return tf.custom_gradient(call)
-
-
-def _by_weight(geometry: Geometry, size: Any, shape: Shape) -> Any:
-    def call(x: Any, g: Any) -> Any:
-        def backward(gw: Any) -> Any:
-            return grad_input(geometry, g, gw, x), conv_transpose(geometry, x, gw, None, geometry.spatial(_shape(g)))
-
-        return _run(partial(_grad_weight, geometry), (x, g, size), shape), backward
-
-    return tf.custom_gradient(call)
+class _Call(NamedTuple):
+    shape: Shape  # of the result
+    input: Shape | None  # what the input must turn out to have, where the size that is asked for fixes more than is known
+    attributes: dict[str, Any] | None  # of the operators; None where the crop waits for the size of the kernel
 
 
 @lru_cache(maxsize=512)
-def _kept(build: Callable[..., Any], geometry: Geometry, size: tuple[int, ...], shape: Shape) -> Any:
-    return build(geometry, size, shape)
+def _call(geometry: Geometry, x: Shape, w: Shape, size: tuple[int, ...], itemsize: int) -> _Call:
+    settled = settle(geometry, x, w, size)
+    if None not in settled.shape:
+        check_memory(settled.shape, itemsize, settled.spec)
+    if settled.crop is None:
+        return _Call(settled.shape, None, None)
+    crop = [number for pair in settled.crop for number in pair]
+    attributes = (list(geometry.stride), list(geometry.dilation), crop, geometry.groups, geometry.layout == "channels_last")
+    return _Call(
+        settled.shape, settled.input if size and None in geometry.spatial(x) else None, dict(zip(_ATTRIBUTES, attributes, strict=True))
+    )
 
 
-def output_shape(geometry: Geometry, x: Shape, w: Shape, size: Sequence[int] = ()) -> Shape:
-    """The shape of the result, None where it is not known yet; ArgumentError where what is known does not fit."""
-    return _output_shape(geometry, x, w, tuple(size))
+# ---------------------------------------------------------------------------------------------------- gradients
 
 
-@lru_cache(maxsize=512)
-def _output_shape(geometry: Geometry, x: Shape, w: Shape, size: tuple[int, ...]) -> Shape:
-    if None in w:
-        return (None,) * len(x)
-    *kernel, out_channels, in_channels = w
-    canonical, words = (in_channels, out_channels, *kernel), geometry._asdict()
-    if None not in x:
-        return _problem.forward(x, canonical, output_size=size or None, **words).output_shape
-    ample = large_enough(geometry.padding, geometry.stride, geometry.rank)
-    last = geometry.layout == "channels_last"
-    usual = ((1, *ample, in_channels) if last else (1, in_channels, *ample))[-len(x) :]
-    filled = tuple(u if n is None else n for n, u in zip(x, usual, strict=False))
-    found = _problem.forward(filled, canonical, **words).output_shape
-    first = len(x) - geometry.rank - last  # of the spatial axes
-    asked: dict[int, int] = dict(enumerate(size, first))
-    fixed = len(x) - 1 if last else first - 1  # the channels are the weight's
-    return tuple(asked.get(axis, o if n is not None or axis == fixed else None) for axis, (n, o) in enumerate(zip(x, found, strict=True)))
+# For each tensor of an operator, the function that gives the gradient by it, and of which tensors: operands by number, and "g".
+_GRADIENTS: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "TconvConvTranspose": (("tconv_grad_input", "g", 1), ("tconv_grad_weight", 0, "g")),
+    "TconvConvTransposeBias": (("tconv_grad_input", "g", 1), ("tconv_grad_weight", 0, "g"), ("tconv_grad_bias", "g")),
+    "TconvGradInput": (("tconv_conv_transpose", "g", 1), ("tconv_grad_weight", "g", 0)),
+    "TconvGradWeight": (("tconv_grad_input", 1, "g"), ("tconv_conv_transpose", 0, "g")),
+}
 
 
-# ---------------------------------------------------------------------------------------------------- to NumPy and back
+def _gradient(op: Any, g: Any) -> list[Any]:
+    """The gradients by the tensors of an operator; in eager mode by those alone that are wanted, as a graph leaves out the others."""
+    attributes = {name: op.get_attr(name) for name in _ATTRIBUTES}
+    unwanted = getattr(op, "skip_input_indices", None) or ()
+    found: list[Any] = [None] * len(op.inputs)
+    for index, (function, *operands) in enumerate(_GRADIENTS[op.type]):
+        if index not in unwanted:
+            found[index] = getattr(_OPS, function)(*(g if o == "g" else op.inputs[o] for o in operands), **attributes)
+            found[index].set_shape(op.inputs[index].shape)
+    return found
 
 
-def _run(function: Callable[..., Array], inputs: tuple[Any, ...], shape: Any) -> Any:
-    """A function of arrays on tensors: now, or when the graph runs; shapes and sizes among the inputs may be tuples or tensors."""
-    if tf.executing_eagerly():
-        return _tensor(function(*map(np.asarray, inputs)))
-    result = tf.numpy_function(function, inputs, inputs[0].dtype, stateful=False)  # one that nobody reads is left out of the graph
-    result.set_shape(shape)
-    return result
+def _gradient_of_by_bias(op: Any, g: Any) -> Any:
+    """Every position of a channel has a share in it."""
+    positions = len(op.get_attr("strides"))
+    g = g if op.get_attr("channels_last") else tf.reshape(g, (-1, *[1] * positions))
+    return tf.broadcast_to(g, tf.shape(op.inputs[0]))
 
 
-def _tensor(array: Array) -> Any:
-    """The array as a tensor on the same memory; bfloat16, which NumPy's DLPack lacks, is copied."""
-    if array.size and array.dtype.kind == "f" and array.dtype.name != "bfloat16":
-        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    return tf.convert_to_tensor(array)
+# ---------------------------------------------------------------------------------------------------- registration
 
 
-def _forward(geometry: Geometry, x: Array, w: Array, size: Array, *bias: Array) -> Array:
-    asked = tuple(map(int, size))
-    out = _empty(output_shape(geometry, x.shape, w.shape, asked), x.dtype)
-    return _functional.conv_transpose(x, WEIGHT.to_canonical(w), *bias, output_size=asked or None, out=out, threads=_threads(),
-                                      **geometry._asdict())  # fmt: skip
+def _load() -> tuple[Any, str | None]:
+    """TensorFlow's functions of the operators, or the reason why they are not to be had."""
+    _core.set_default_threads(get_num_threads())
+    name = "libtensorflow_framework.2.dylib" if sys.platform == "darwin" else "libtensorflow_framework.so.2"
+    if reason := _core.find_tensorflow(str(Path(tf.sysconfig.get_lib(), name))):
+        return None, reason
+    try:
+        found = tf.load_op_library(str(Path(__file__).with_name("libtconv_tensorflow.so")))
+    except (tf.errors.OpError, RuntimeError) as error:
+        return None, str(error)
+    return found, None if hasattr(found, "tconv_conv_transpose") else "TensorFlow has loaded the library, but found no operators in it"
 
 
-def _grad_input(geometry: Geometry, g: Array, w: Array, shape: Array) -> Array:
-    out = _empty(shape, g.dtype)
-    return _functional.conv_transpose_grad_input(g, WEIGHT.to_canonical(w), geometry.spatial(out.shape), out=out, threads=_threads(),
-                                                 **geometry._asdict())  # fmt: skip
+_OPS, UNAVAILABLE = _load()
 
-
-def _grad_weight(geometry: Geometry, x: Array, g: Array, shape: Array) -> Array:
-    out = _empty(shape, x.dtype)
-    _functional.conv_transpose_grad_weight(x, g, out.shape[: geometry.rank], out=WEIGHT.to_canonical(out), threads=_threads(),
-                                           **geometry._asdict())  # fmt: skip
-    return out
-
-
-def _empty(shape: Any, dtype: np.dtype[Any]) -> Array:
-    """A new array that TensorFlow can take over without a copy."""
-    sizes = tuple(map(int, shape))
-    wanted = prod(sizes) * dtype.itemsize
-    memory = np.empty(wanted + _ALIGNED, np.uint8)
-    start = -memory.ctypes.data % _ALIGNED
-    return memory[start : start + wanted].view(dtype).reshape(sizes)
-
-
-def _shape(tensor: Any) -> Any:
-    """The shape, as a tuple where it is known."""
-    return tuple(tensor.shape) if tensor.shape.is_fully_defined() else tf.shape(tensor)
-
-
-def _all_but_channels(geometry: Geometry, axes: int) -> list[int]:
-    channels = axes - 1 if geometry.layout == "channels_last" else axes - 1 - geometry.rank
-    return [axis for axis in range(axes) if axis != channels]
-
-
-def _threads() -> int | None:
-    """As many threads as TensorFlow's own operators use; 0 there, and None here, leave the number to the machine."""
-    return tf.config.threading.get_intra_op_parallelism_threads() or None
+if UNAVAILABLE is None:
+    for _name in _GRADIENTS:
+        tf.RegisterGradient(_name)(_gradient)
+    tf.RegisterGradient("TconvGradBias")(_gradient_of_by_bias)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """tconv in TensorFlow: the layer as a function of tensors, with `tf.nn.conv_transpose`'s names and axes.
 
-Tensors are computed on the CPU, in eager mode on their own memory, with as many threads as
-`tf.config.threading.get_intra_op_parallelism_threads()` says.
+Tensors are computed on the CPU, on their own memory, by operators that TensorFlow calls without Python, with as many threads as
+`tf.config.threading.get_intra_op_parallelism_threads()` says. `UNAVAILABLE` is None, or the reason why TensorFlow cannot have these
+operators here, and then all goes through NumPy, in graphs by `tf.numpy_function`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -16,9 +18,11 @@ from . import _tensorflow_ops as ops
 from ._functional import key
 from ._problem import check_bias
 from ._spec import ArgumentError, Ints, integer, integers, is_single, pairs
+from ._tensorflow_ops import UNAVAILABLE
+from ._tensorflow_python import Geometry, Shape
 from .conventions._tensorflow import FORMATS, spatial
 
-__all__ = ["conv_transpose"]
+__all__ = ["UNAVAILABLE", "conv_transpose"]
 
 _DTYPES = (tf.float32, tf.float64, tf.float16, tf.bfloat16)
 _NAMES = {"stride": "strides", "dilation": "dilations", "output_size": "output_shape"}  # ours, and TensorFlow's
@@ -88,15 +92,16 @@ def _conv_transpose(x: Any, w: Any, bias: Any, strides: Any, padding: Any, outpu
         raise ArgumentError("w", tuple(w.shape), "must have the axes (*kernel_size, out_channels / groups, in_channels), 3 to 5 in all")
     bias = None if bias is None else _tensor("bias", bias)
     _check_dtypes(x=x, w=w, bias=bias)
-    geometry = _geometry(rank, strides, padding, data_format, dilations, groups)
-    _check_channels(geometry, x, w, bias)
+    layout = _layout(data_format, rank)
+    geometry = _geometry(rank, layout, key("strides", strides), key("padding", padding), key("dilations", dilations), key("groups", groups))
+    _check_shapes(geometry, tuple(x.shape), tuple(w.shape), None if bias is None else tuple(bias.shape))
     y = ops.conv_transpose(geometry, x, w, bias, _sizes(output_shape, geometry, x, w))
     return y[0, ..., 0] if plain else y
 
 
 def _tensor(name: str, value: Any) -> Any:
     try:
-        tensor = tf.convert_to_tensor(value)
+        tensor = value if isinstance(value, tf.Tensor) else tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         raise ArgumentError(name, type(value).__name__, f"must be a dense tensor ({error})") from None
     if tensor.shape.rank is None:
@@ -126,28 +131,32 @@ def _check_dtypes(**tensors: Any) -> None:
             raise ArgumentError(name, tensor.dtype.name, f"must have the dtype of x, {like.name}")
 
 
-def _check_channels(geometry: ops.Geometry, x: Any, w: Any, bias: Any) -> None:
+@lru_cache(maxsize=512)
+def _check_shapes(geometry: Geometry, x: Shape, w: Shape, bias: Shape | None) -> None:
     """What has to fit, said in TensorFlow's axes; what is None is not known yet."""
     rank = geometry.rank
-    if len(x.shape) not in (rank + 1, rank + 2):
-        rule = f"must have {rank + 2} axes for w of shape {tuple(w.shape)}, or {rank + 1} without the batch"
-        raise ArgumentError("x", tuple(x.shape), rule)
-    channels = x.shape[-1 if geometry.layout == "channels_last" else -1 - rank]
-    out, into = w.shape[-2:]
+    if len(x) not in (rank + 1, rank + 2):
+        raise ArgumentError("x", x, f"must have {rank + 2} axes for w of shape {w}, or {rank + 1} without the batch")
+    channels = x[geometry.axes(len(x))[0]]
+    out, into = w[-2:]
     if None not in (channels, into) and channels != into:
-        raise ArgumentError("x", tuple(x.shape), f"has {channels} channels where w of shape {tuple(w.shape)} takes {into}")
-    if bias is not None and None not in (out, bias.shape[0] if len(bias.shape) == 1 else 0):
-        check_bias(tuple(bias.shape), out * geometry.groups)
+        raise ArgumentError("x", x, f"has {channels} channels where w of shape {w} takes {into}")
+    if bias is not None and None not in (out, bias[0] if len(bias) == 1 else 0):
+        check_bias(bias, out * geometry.groups)
 
 
-def _geometry(rank: int, strides: Any, padding: Any, data_format: str | None, dilations: Any, groups: Any) -> ops.Geometry:
+def _layout(data_format: str | None, rank: int) -> str:
     last, first = FORMATS[rank]
     if data_format not in (None, last, first):
         raise ArgumentError("data_format", data_format, f"must be {last} or {first} for {rank} spatial axes")
-    layout = "channels_first" if data_format == first else "channels_last"
+    return "channels_first" if data_format == first else "channels_last"
+
+
+@lru_cache(maxsize=512)
+def _geometry(rank: int, layout: str, strides: Any, padding: Any, dilations: Any, groups: int) -> Geometry:
     crop = padding.lower() if isinstance(padding, str) else tuple(pairs("padding", _inner_pairs(padding, rank, layout), rank))
-    return ops.Geometry(spatial("strides", strides, rank, layout), crop, spatial("dilations", dilations, rank, layout),
-                        integer("groups", key("groups", groups)), layout)  # fmt: skip
+    return Geometry(spatial("strides", strides, rank, layout), crop, spatial("dilations", dilations, rank, layout),
+                    integer("groups", groups), layout)  # fmt: skip
 
 
 def _inner_pairs(padding: Any, rank: int, layout: str) -> Any:
@@ -161,7 +170,7 @@ def _inner_pairs(padding: Any, rank: int, layout: str) -> Any:
     return inner
 
 
-def _sizes(output_shape: Any, geometry: ops.Geometry, x: Any, w: Any) -> tuple[int, ...]:
+def _sizes(output_shape: Any, geometry: Geometry, x: Any, w: Any) -> tuple[int, ...]:
     """The spatial sizes that are asked for, or none; batch and channels, where TensorFlow wants them named, must be those of x and w."""
     if output_shape is None:
         return ()
