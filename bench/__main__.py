@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `python -m bench [options]`, `python -m bench table|memory|mixed|guard|models|jax|tensorflow ...`."""
+"""The command line: `python -m bench [options]`, `python -m bench table|memory|mixed|guard|models|jax|tensorflow|torch ...`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import tconv
 from tconv._bench.measure import Setting
 from tconv._bench.peers import PEERS, unknown
 
-from . import guard, in_jax, in_tensorflow, layers, memory, mixed, models, run, table
+from . import guard, in_jax, in_tensorflow, in_torch, layers, memory, mixed, models, run, table
 from .checkout import ROOT
 from .store import Store
 from .view import AVX2, DOUBLE
 
 RESULTS = ROOT / "bench" / "results"
 COMMANDS = {"table": table.main, "memory": memory.main, "mixed": mixed.main, "guard": guard.main, "models": models.main, "jax": in_jax.main,
-            "tensorflow": in_tensorflow.main}  # fmt: skip
+            "tensorflow": in_tensorflow.main, "torch": in_torch.main}  # fmt: skip
 
 
 def main(words: list[str]) -> int:
@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m bench", description="Time our kernels and every installed peer on the layers of bench/layers.csv.",
-                                     epilog="Other commands: table, memory, mixed, guard, models, jax, tensorflow (each with --help).")  # fmt: skip
+                                     epilog="Other commands: table, memory, mixed, guard, models, jax, tensorflow, torch (each with --help).")  # fmt: skip
     add = parser.add_argument
     add("--layers", nargs="+", default=["*"], metavar="GLOB", help='names of layers, or problem lines such as "c256:128 i8x8 k4 s2 p1"')
     add("--peers", type=_list, metavar="A,B", help=f"default: {','.join(default_peers())}; ours take options, as in "

@@ -11,14 +11,19 @@ from typing import Any
 SECONDS = 10  # for the turns of one set of calls
 
 
-def medians(rounds: int, *calls: Callable[[], Any]) -> tuple[float, ...]:
-    """Medians in milliseconds of calls that take turns, of three turns at least and then until the seconds are spent."""
+def medians(rounds: int, *calls: Callable[[], Any], seconds: float = SECONDS, settle: bool = False) -> tuple[float, ...]:
+    """Medians in milliseconds of calls that take turns, of three turns at least and then until the seconds are spent.
+
+    With `settle` each turn begins with a call that is not timed: a library's threads may spin for a while after the one before.
+    """
     taken: list[list[float]] = [[] for _ in calls]
     began = time.perf_counter()
     for turn in range(rounds + 1):
-        if turn > 3 and time.perf_counter() - began > SECONDS:
+        if turn > 3 and time.perf_counter() - began > seconds:
             break
         for call, times in zip(calls, taken, strict=True):
+            if settle:
+                call()
             start = time.perf_counter()
             call()
             if turn:  # the first warms up

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients and half precision beside PyTorch, on the same numbers in one process and in turns. Two tables of docs/performance.md.
+
+`python -m bench torch gradients`: by the input, by the weight, and both in one call, against the operator that PyTorch's autograd calls, in
+the faster of its two memory formats. `python -m bench torch bfloat16` (or float16): the layer, also against ours in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import tconv
+from tconv import Spec
+from tconv._bench import words
+from tconv._bench.layer import Layer
+
+from . import layers
+from .turns import medians
+from .view import markdown
+
+Call = Callable[[], Any]
+WRONG = {"gradients": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}  # of the largest value: more is another layer
+
+
+class Turn(NamedTuple):
+    """One column: our call, PyTorch's in its formats, and further ones of ours; all that give a result give the same one."""
+
+    ours: Call
+    torch: list[Call]
+    others: list[Call]
+    exact: Any
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("python -m bench torch", description=__doc__)
+    parser.add_argument("what", choices=list(WRONG))
+    parser.add_argument("--layers", nargs="+", default=["*"], metavar="GLOB")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each side at most, of which the medians are told (default 9)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="for all turns of a column, once there were three (default 1.5)")
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args(arguments)
+    import torch
+
+    torch.set_num_threads(asked.threads)
+    tconv.set_num_threads(asked.threads)
+    turns, heads, goals = TABLES["gradients" if asked.what == "gradients" else "half"]
+    print(markdown(["layer", *heads], []), flush=True)
+    ratios: list[dict[str, float]] = []
+    for layer in layers.select(asked.layers, layers.read()):
+        with torch.no_grad():
+            cells, found = _row(layer, list(turns(layer, asked.what)), asked)
+        print(f"| {layer.name} | {' | '.join(cells)} |", flush=True)
+        ratios.append(dict(zip(goals, found, strict=True)))
+    for goal in goals:
+        values = [ratio[goal] for ratio in ratios]
+        print(f"{goal}: geometric mean {statistics.geometric_mean(values):.2f}, {sum(v < 1 for v in values)} of {len(values)} below 1")
+    return 0
+
+
+def _row(layer: Layer, columns: list[Turn], asked: argparse.Namespace) -> tuple[list[str], list[float]]:
+    cells, ratios = [], []
+    for column in columns:
+        errors = [_error(call(), column.exact) for call in (column.ours, *column.torch)]
+        if not max(errors) < WRONG[asked.what]:
+            raise SystemExit(f"bench: {layer.name}: errors of {errors} of the largest value")
+        mine, *times = medians(asked.rounds, column.ours, *column.torch, *column.others, seconds=asked.seconds, settle=True)
+        best, others = min(times[: len(column.torch)]), times[len(column.torch) :]
+        ratios += [best / mine, *(other / mine for other in others)]
+        cells += [f"{best:.3g}", f"{mine:.3g}", *(f"{other:.3g}" for other in others), *(f"{r:.2f}" for r in ratios[-1 - len(others) :]),
+                  f"{errors[0]:.0e} / {max(errors[1:]):.0e}"]  # fmt: skip
+    return cells, ratios
+
+
+def _error(found: Any, exact: Any) -> float:
+    """Root mean square, of the largest value; of several arrays the worst."""
+    if isinstance(found, tuple):
+        return max(_error(a, b) for a, b in zip(found, exact, strict=True))
+    found = found.double().numpy() if hasattr(found, "double") else np.asarray(found, np.float64)
+    return float(np.sqrt(np.mean((found - exact) ** 2)) / np.abs(exact).max())
+
+
+# ---------------------------------------------------------------------------------------------------- what is timed
+
+
+def _gradients(layer: Layer, what: str) -> Iterator[Turn]:
+    spec, (x, w) = layer.spec, layer.arrays()
+    grad = np.random.default_rng(1).standard_normal(spec.output_shape, np.float32)
+    told = _words(spec)
+    double = _backward(spec, *(a.astype(np.float64) for a in (grad, x, w)))[0]((True, True))
+    exact = tuple(a.numpy() for a in double)
+    calls: tuple[Call, ...] = (
+        lambda: tconv.conv_transpose_grad_input(grad, w, spec.input_size, **told),
+        lambda: tconv.conv_transpose_grad_weight(x, grad, spec.kernel_size, **told),
+        lambda: tuple(tconv.conv_transpose_grads(x, w, grad, grads=("input", "weight"), **told)[:2]),
+    )
+    theirs = _backward(spec, grad, x, w)
+    for ours, mask, wanted in zip(calls, ((True, False), (False, True), (True, True)), (exact[0], exact[1], exact), strict=True):
+        yield Turn(ours, [_masked(run, mask) for run in theirs], [], wanted)
+
+
+def _masked(run: Callable[[tuple[bool, bool]], Any], mask: tuple[bool, bool]) -> Call:
+    return lambda: found if len(found := run(mask)) > 1 else found[0]
+
+
+def _backward(spec: Spec, grad: Any, x: Any, w: Any) -> list[Callable[[tuple[bool, bool]], Any]]:
+    """The operator behind PyTorch's autograd on arrays in each of its formats; it takes what of input and weight is asked."""
+    import torch
+
+    padding, extra = _torch_words(spec)
+
+    def call(tensors: list[Any]) -> Callable[[tuple[bool, bool]], Any]:
+        def run(mask: tuple[bool, bool]) -> Any:
+            found = torch.ops.aten.convolution_backward(*tensors, [0], spec.stride, padding, spec.dilation, True, extra, spec.groups,
+                                                        (*mask, False))  # fmt: skip
+            return tuple(a for a in found if a is not None)
+
+        return run
+
+    return [call([torch.from_numpy(a).to(memory_format=kept) for a in (grad, x, w)]) for kept in _formats(spec)]
+
+
+def _half(layer: Layer, what: str) -> Iterator[Turn]:
+    import ml_dtypes
+    import torch
+
+    spec, kind = layer.spec, np.dtype(ml_dtypes.bfloat16 if what == "bfloat16" else np.float16)
+    x, w = (a.astype(kind) for a in layer.arrays())
+    told = _words(spec)
+    wide = [a.astype(np.float32) for a in (x, w)]
+    ours, single = tconv.Operator(w, **told), tconv.Operator(wide[1], **told)
+    out, out_single = ours(x), single(wide[0])
+    padding, extra = _torch_words(spec)
+    run = getattr(torch.nn.functional, f"conv_transpose{spec.rank}d")
+    pairs = [[torch.from_numpy(a).to(getattr(torch, what), memory_format=kept) for a in wide] for kept in _formats(spec)]
+
+    def called(a: Any, b: Any) -> Call:
+        return lambda: run(a, b, None, spec.stride, padding, extra, spec.groups, spec.dilation)
+
+    exact = run(
+        *(torch.from_numpy(a.astype(np.float64)) for a in wide), None, spec.stride, padding, extra, spec.groups, spec.dilation
+    ).numpy()
+    yield Turn(lambda: ours(x, out=out), [called(*pair) for pair in pairs],
+               [lambda: single(wide[0], out=out_single), lambda: single(x.astype(np.float32)).astype(kind)], exact)  # fmt: skip
+
+
+def _words(spec: Spec) -> dict[str, Any]:
+    return {"stride": spec.stride, "padding": spec.crop, "dilation": spec.dilation, "groups": spec.groups}
+
+
+def _torch_words(spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    found = words.torch(spec.axes)
+    if found is None:
+        raise SystemExit(f"bench: PyTorch has no words for {spec}")
+    return found
+
+
+def _formats(spec: Spec) -> list[Any]:
+    import torch
+
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}
+    return [torch.contiguous_format, *([last[spec.rank]] if spec.rank in last else [])]
+
+
+_TRIPLE = ["{}: PyTorch, ms", "ours, ms", "ratio", "errors"]
+TABLES: dict[str, tuple[Callable[[Layer, str], Iterator[Turn]], list[str], list[str]]] = {
+    "gradients": (_gradients, [head.format(by) for by in ("by input", "by weight", "both") for head in _TRIPLE],
+                  ["by input", "by weight", "both in one call"]),
+    "half": (_half, ["PyTorch, ms", "ours, ms", "ours in float32, ms", "converted, ms", "PyTorch / ours", "float32 / ours",
+                     "converted / ours", "errors"],
+             ["against PyTorch", "against ours in float32", "against converting to float32 and back"]),
+}  # fmt: skip
