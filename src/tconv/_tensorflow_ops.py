@@ -101,7 +101,7 @@ def _load() -> tuple[Any, str | None]:
     """TensorFlow's functions of the operators, or the reason why they are not to be had."""
     _core.set_default_threads(get_num_threads())
     name = "libtensorflow_framework.2.dylib" if sys.platform == "darwin" else "libtensorflow_framework.so.2"
-    if reason := _core.find_tensorflow(str(Path(tf.sysconfig.get_lib(), name))):
+    if reason := _core.find_tensorflow(f"{tf.sysconfig.get_lib()}/{name}"):
         return None, reason
     try:
         found = tf.load_op_library(str(Path(__file__).with_name("libtconv_tensorflow.so")))
