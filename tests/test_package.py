@@ -143,3 +143,10 @@ def test_the_machine_check_can_fail():
 def test_every_source_says_its_licence():
     kinds = (".py", ".pyi", ".cc", ".cpp", ".h", ".hpp", ".inc")
     assert [name for name, text in sources() if name.endswith(kinds) and "SPDX-License-Identifier: Apache-2.0" not in text[:200]] == []
+
+
+def test_the_library_for_tensorflow_does_nothing_without_tensorflow():
+    found = [str(path) for path in Path(tconv.__file__).parent.glob("*.ops")]
+    assert len(found) == (sys.platform != "win32")
+    for path in found:
+        subprocess.run([sys.executable, "-c", f"import ctypes, tconv; ctypes.CDLL({path!r})"], check=True)

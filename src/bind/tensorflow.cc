@@ -38,6 +38,7 @@ namespace {
 constexpr std::uint64_t kMostThreads = 1024;
 
 TensorFlow tf;
+bool complete = false;  // whether all of it was found
 
 // TensorFlow's own error, which goes back to it as it is.
 struct Failure {
@@ -288,6 +289,7 @@ std::string find_tensorflow(const std::string& library) {
   if (!tf.name) return "TensorFlow's library has no TF_" #name;
   TCONV_TENSORFLOW_API(TCONV_FIND)
 #undef TCONV_FIND
+  complete = true;
   return {};
 }
 
@@ -295,6 +297,7 @@ std::string find_tensorflow(const std::string& library) {
 
 extern "C" __attribute__((visibility("default"))) void tconv_register_tensorflow() {
   using namespace tconv;
+  if (!complete) return;  // somebody else than _tensorflow_ops.py has loaded the library
   try {
     define("TconvConvTranspose", {"x: T", "w: T"}, "y: T", &compute<forward<false> >);
     define("TconvConvTransposeBias", {"x: T", "w: T", "bias: T"}, "y: T", &compute<forward<true> >);

@@ -104,7 +104,7 @@ def _load() -> tuple[Any, str | None]:
     if reason := _core.find_tensorflow(f"{tf.sysconfig.get_lib()}/{name}"):
         return None, reason
     try:
-        found = tf.load_op_library(str(Path(__file__).with_name("libtconv_tensorflow.so")))
+        found = tf.load_op_library(str(Path(__file__).with_name("libtconv_tensorflow.ops")))
     except (tf.errors.OpError, RuntimeError) as error:
         return None, str(error)
     return found, None if hasattr(found, "tconv_conv_transpose") else "TensorFlow has loaded the library, but found no operators in it"
