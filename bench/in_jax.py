@@ -37,7 +37,7 @@ def main(words: list[str]) -> int:
     for layer in layers.select(asked.layers, layers.read()):
         times = [medians(asked.rounds, *pair) for pair in _pairs(layer.spec)]
         ratios.append(tuple(theirs / ours for theirs, ours in times))
-        cells = [f"{theirs:.2f} | {ours:.2f} | {theirs / ours:.2f}" for theirs, ours in times]
+        cells = [f"{theirs:.3g} | {ours:.3g} | {theirs / ours:.2f}" for theirs, ours in times]
         print(f"| {layer.name} | {' | '.join(cells)} |", flush=True)
     means = [statistics.geometric_mean(column) for column in zip(*ratios, strict=True)]
     print(f"geometric means of {len(ratios)} layers: forward {means[0]:.2f}, with gradients {means[1]:.2f}")

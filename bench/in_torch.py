@@ -28,7 +28,7 @@ WRONG = {"gradients": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}  # of the largest
 
 
 class Turn(NamedTuple):
-    """One column: our call, PyTorch's in its formats, and further ones of ours; all that give a result give the same one."""
+    """What is timed in turns: our call, PyTorch's in its formats, which must both give the exact result, and further ones of ours."""
 
     ours: Call
     torch: list[Call]
@@ -166,9 +166,9 @@ def _formats(spec: Spec) -> list[Any]:
     return [torch.contiguous_format, *([last[spec.rank]] if spec.rank in last else [])]
 
 
-_TRIPLE = ["{}: PyTorch, ms", "ours, ms", "ratio", "errors"]
+_OF_EACH = ["{}: PyTorch, ms", "ours, ms", "ratio", "errors"]
 TABLES: dict[str, tuple[Callable[[Layer, str], Iterator[Turn]], list[str], list[str]]] = {
-    "gradients": (_gradients, [head.format(by) for by in ("by input", "by weight", "both") for head in _TRIPLE],
+    "gradients": (_gradients, [head.format(by) for by in ("by input", "by weight", "both") for head in _OF_EACH],
                   ["by input", "by weight", "both in one call"]),
     "half": (_half, ["PyTorch, ms", "ours, ms", "ours in float32, ms", "converted, ms", "PyTorch / ours", "float32 / ours",
                      "converted / ours", "errors"],

@@ -170,6 +170,16 @@ def test_a_constant_stays_constant(scale: int, dtype: str, value: float) -> None
 
 
 @every_scale
+def test_a_large_offset_costs_no_digits(scale: int) -> None:
+    """The layers are of float32, so they see what is left of a picture when its first pixel is taken off."""
+    image = np.random.default_rng(4).random((40, 30))
+    expected = enlarge(image, scale, "net") - enlarge(image, scale, "bicubic")
+    assert expected.std() > 0.01
+    found = enlarge(image + 1e6, scale, "net") - enlarge(image + 1e6, scale, "bicubic")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@every_scale
 def test_more_contrast_gets_as_much_more_detail_whatever_the_range(scale: int) -> None:
     image = photo(slice(40), slice(50)).astype(np.float64)
     expected = 257 * enlarge(image, scale, "net") - 1000

@@ -7,7 +7,7 @@
     grad_weight(x, g)          grad_input(g, ct)               conv_transpose(x, ct)
 
 Weights have TensorFlow's axes, (*k, Cout / groups, Cin). All but the sizes is an attribute, the crop as numbers; where that waits for the
-size of a kernel, and where the operators are not to be had, the way is by Python.
+size of a kernel or has no room in 64 bits, and where the operators are not to be had, the way is by Python.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from . import _tensorflow_python as by_python
 from ._runtime import check_memory, get_num_threads
 from ._tensorflow_python import Geometry, Shape, settle
 
+_LIMIT = 2**59  # of an attribute's numbers: a stride of one input beyond it means nothing, all else is refused
 _ATTRIBUTES = ("strides", "dilations", "crop", "groups", "channels_last")
 
 
@@ -46,7 +47,7 @@ def conv_transpose(geometry: Geometry, x: Any, w: Any, bias: Any = None, size: t
 class _Call(NamedTuple):
     shape: Shape  # of the result
     input: Shape | None  # what the input must turn out to have, where the size that is asked for fixes more than is known
-    attributes: dict[str, Any] | None  # of the operators; None where the crop waits for the size of the kernel
+    attributes: dict[str, Any] | None  # of the operators; None where the crop waits for the size of the kernel, or a number is too large
 
 
 @lru_cache(maxsize=512)
@@ -57,6 +58,8 @@ def _call(geometry: Geometry, x: Shape, w: Shape, size: tuple[int, ...], itemsiz
     if settled.crop is None:
         return _Call(settled.shape, None, None)
     crop = [number for pair in settled.crop for number in pair]
+    if max(map(abs, (*geometry.stride, *geometry.dilation, *crop))) >= _LIMIT:
+        return _Call(settled.shape, None, None)
     attributes = (list(geometry.stride), list(geometry.dilation), crop, geometry.groups, geometry.layout == "channels_last")
     return _Call(
         settled.shape, settled.input if size and None in geometry.spatial(x) else None, dict(zip(_ATTRIBUTES, attributes, strict=True))

@@ -318,3 +318,14 @@ def test_no_other_framework_comes_along():
 
     assert brought("import tconv") == set()
     assert brought("import tconv.tensorflow") == brought("import tensorflow") >= {"tensorflow"}
+
+
+@pytest.mark.parametrize("large", [2**40, 2**59, 2**62, 2**63, 10**30])
+def test_strides_of_one_input_and_dilations_of_one_tap_may_be_any_number(large):
+    one, three = numbers(1, 1, 2, seed=1), numbers(1, 3, 2, seed=1)
+    same(ours.conv_transpose(one, numbers(3, 4, 2), strides=large), ours.conv_transpose(one, numbers(3, 4, 2)))
+    same(ours.conv_transpose(three, numbers(1, 4, 2), dilations=large), ours.conv_transpose(three, numbers(1, 4, 2)))
+    with pytest.raises(ArgumentError):
+        ours.conv_transpose(three, numbers(3, 4, 2), strides=large)
+    with pytest.raises(ArgumentError):
+        ours.conv_transpose(three, numbers(3, 4, 2), padding=large)
