@@ -404,8 +404,7 @@ def test_why_a_method_was_refused() -> None:
     assert (scalar["kernel"], scalar["lanes"], scalar["dtype"]) == ("channels_scalar", 1, "float64")
     assert scalar["candidates"][0] == {"method": "positions", "cycles": None, "of_limit": None,
                                        "refused": "another method was asked for by name"}  # fmt: skip
-    for line, reason in (("c8:7 i8 k4", "fewer than 8 channels"), ("c3:8 i8 k4", "fewer than 4 channels"),
-                         ("c8:8 i90000 k4", "these axes are too long")):  # fmt: skip
+    for line, reason in (("c8:7 i8 k4", "fewer than 8 channels"), ("c8:8 i900000 k4", "these axes are too long")):
         assert re.search(rf"^channels +refused: .*{reason}", succeeds("info", "--why", line, "--layout", "channels_last"), re.MULTILINE)
     assert json.loads(succeeds("info", "--why", "n0 c8:8 i8 k4", "--json"))["macs"] == 0
 

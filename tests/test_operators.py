@@ -323,9 +323,7 @@ def test_an_operator_runs_both_ways(problem, dtype):
         x, grad = p.arranged(judge.x), p.arranged(judge.grad)
         for _ in range(2):
             judge.check("forward", operator(x), "Operator")
-        back = operator.T(grad)
-        fitting = tconv.conv_transpose_grad_input(grad, judge.w, **p.words)
-        assert_same_bits(back, fitting, p)
+        judge.check("grad_input", operator.T(grad), "Operator")
         out = np.full_like(operator(x), np.nan)
         assert operator(x, out=out) is out
         judge.check("forward", out, "Operator out")

@@ -12,6 +12,8 @@ namespace {
 constexpr i64 kSumsBytes = 384 << 10;  // sums of a task: with a part of the weights they fit a second-level cache
 constexpr i64 kInputBytes = 1 << 20;   // transposed inputs of a task; a part of the channels is in use at a time
 
+constexpr i64 kLongRow = 6;            // outputs of a row that are read in steps
+
 // Input coordinate that an output reads through a tap.
 i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
   return a.in_stride * ((output + a.out_lo - tap.out_phase) / a.out_stride - tap.shift) + tap.in_phase - a.in_lo;
@@ -76,14 +78,102 @@ struct Rows {
   }
 };
 
-// All products of one triple for `images` images, added up in parts of the channels, `blocks` blocks of lanes wide. `lane` holds a bias for
-// every lane.
+// What the products of a triple are given: the inputs and sums of `images` images, zeros for a pixel that is none, weights `blocks` blocks
+// wide, and a bias for every lane.
 template <class T>
-void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple, const Pixels<const T>& in, const T* zeros,
-              const T* weights, i64 blocks, const Epilogue<T>& lane, const Pixels<T>& out, i64 images) {
-  const Rows rows(g, triple, in.stride, out.stride);
-  const i64 taps = triple.taps(), per_image = triple.rows(), count = images * per_image;
-  const i64 height = tile_rows(k, count, kTerms, kGatherVecs);
+struct Operands {
+  const Pixels<const T>& in;
+  const T *zeros, *weights;
+  i64 blocks;
+  const Epilogue<T>& lane;
+  const Pixels<T>& out;
+  i64 images;
+
+  const T* bias(const Gather& g, i64 b) const { return lane.bias ? lane.bias + b * g.block : nullptr; }
+};
+
+// Whether a class's outputs follow one another, and read inputs that do, at even steps: those of merged classes may not.
+bool even_steps(const StencilAxis& a, const Gather::Class& c) {
+  for (std::size_t i = 0; i < c.outputs.size(); ++i) {
+    if (c.outputs[i] != c.outputs[0] + i64(i) * a.out_stride) return false;
+    for (const Tap& t : c.taps) {
+      const i64 at = input_of(a, c.outputs[i], t);
+      if (at < 0 || at >= a.in_size) return false;
+    }
+  }
+  return true;
+}
+
+// The taps that join into one along a row: those of pixels adjacent in memory, whose weights are.
+i64 joined_taps(const Gather& g, const Gather::Class& w, i64 pixel) {
+  for (std::size_t i = 1; i < w.taps.size(); ++i)
+    if (w.taps[i].tap != w.taps[0].tap + i64(i) ||
+        input_of(g.axis[2], w.outputs[0], w.taps[i]) != input_of(g.axis[2], w.outputs[0], w.taps[0]) + i64(i))
+      return 1;
+  return pixel == g.channels ? std::max<i64>(1, i64(w.taps.size())) : 1;
+}
+
+// A row of outputs of a triple: the first one's sum, and for each tap that meets an input, that of the first one and its weights.
+template <class T>
+struct Line {
+  T* to;
+  std::vector<const T*> from;
+  std::vector<i64> weights;
+
+  Line(const Gather& g, const Gather::Triple& triple, const Operands<T>& of, i64 image, i64 od, i64 oh, i64 joined) {
+    const auto& [d, h, w] = triple.along;
+    to = of.out.data + image * of.out.image + od * of.out.stride[0] + oh * of.out.stride[1] + w->outputs[0] * of.out.stride[2];
+    for (const Tap& td : d->taps)
+      for (const Tap& th : h->taps) {
+        const i64 id = input_of(g.axis[0], od, td), ih = input_of(g.axis[1], oh, th);
+        if (id < 0 || id >= g.axis[0].in_size || ih < 0 || ih >= g.axis[1].in_size) continue;
+        const T* row = of.in.data + image * of.in.image + id * of.in.stride[0] + ih * of.in.stride[1];
+        for (std::size_t i = 0; i < w->taps.size(); i += std::size_t(joined)) {
+          from.push_back(row + input_of(g.axis[2], w->outputs[0], w->taps[i]) * of.in.stride[2]);
+          weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + w->taps[i].tap) * g.channels * g.block);
+        }
+      }
+  }
+};
+
+// All products of one triple, a row of outputs after the other.
+template <class T>
+void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple, const Operands<T>& of) {
+  const auto& [d, h, w] = triple.along;
+  const i64 joined = joined_taps(g, *w, of.in.stride[2]), channels = joined * g.channels, count = i64(w->outputs.size());
+  const i64 row_step = g.axis[2].in_stride * of.in.stride[2], out_step = g.axis[2].out_stride * of.out.stride[2];
+  const i64 taps = triple.taps() / joined;
+  i64 height = kMaxRows;
+  while (!k.stepped[g.vecs][height]) --height;
+  height = even(count, height);
+  std::vector<Line<T>> lines;
+  lines.reserve(std::size_t(of.images * triple.rows() / count));
+  for (i64 n = 0; n < of.images; ++n)
+    for (i64 od : d->outputs)
+      for (i64 oh : h->outputs) lines.emplace_back(g, triple, of, n, od, oh, joined);
+  const i64 part = even(channels, terms_at_once(taps * channels) / std::max<i64>(taps, 1));
+  std::vector<const T*> from(static_cast<std::size_t>(taps));
+  for (i64 b = 0; b < of.blocks; ++b)
+    for (i64 c = 0; c < channels; c += part)
+      for (const Line<T>& line : lines)
+        for (i64 r = 0; r < count; r += height) {
+          const i64 tall = std::min(height, count - r), met = i64(line.from.size());
+          T* to = line.to + r * out_step + b * g.block;
+          for (i64 t = 0; t < met; ++t) from[std::size_t(t)] = line.from[std::size_t(t)] + r * row_step;
+          k.stepped[g.vecs][tall](c, std::min(channels, c + part), met, from.data(), row_step, line.weights.data(),
+                                  of.weights + b * g.taps * g.channels * g.block, to, out_step, of.bias(g, b), c > 0);
+          if (of.lane.activation != Activation::none && c + part >= channels)  // complete, and just stored
+            for (i64 i = 0; i < tall; ++i) k.activate(to + i * out_step, g.block, T(0), of.lane.activation, of.lane.slope);
+        }
+}
+
+// All products of one triple, through one pointer a row and tap, added up in parts of the channels.
+template <class T>
+void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple, const Operands<T>& of) {
+  if (triple.stepped) return multiply_stepped(g, k, triple, of);
+  const Rows rows(g, triple, of.in.stride, of.out.stride);
+  const i64 taps = triple.taps(), per_image = triple.rows(), count = of.images * per_image;
+  const i64 height = tile_rows(k, count, kTerms, int(g.vecs));
   std::vector<const T*> from(static_cast<std::size_t>(count * taps));  // [tile][tap][row of the tile]
   std::vector<T*> to(static_cast<std::size_t>(count));
   for (i64 first = 0; first < count; first += height) {
@@ -91,22 +181,22 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
     const T** tile = from.data() + first * taps;
     for (i64 i = 0; i < tall; ++i) {
       const i64 image = (first + i) / per_image, row = (first + i) % per_image;
-      to[first + i] = out.data + image * out.image + rows.targets[row];
+      to[first + i] = of.out.data + image * of.out.image + rows.targets[row];
       const i64* source = rows.sources.data() + row * taps;
-      for (i64 t = 0; t < taps; ++t) tile[t * tall + i] = source[t] == Rows::kOutside ? zeros : in.data + image * in.image + source[t];
+      for (i64 t = 0; t < taps; ++t) tile[t * tall + i] = source[t] == Rows::kOutside ? of.zeros : of.in.data + image * of.in.image + source[t];
     }
   }
   const i64 part = even(g.channels, terms_at_once(taps * g.channels) / std::max<i64>(taps, 1));  // channels added up in one go
   std::vector<T*> at(static_cast<std::size_t>(height));
-  for (i64 b = 0; b < blocks; ++b)
+  for (i64 b = 0; b < of.blocks; ++b)
     for (i64 c = 0; c < g.channels; c += part)
       for (i64 r = 0; r < count; r += height) {
         const i64 tall = std::min(height, count - r);
         for (i64 i = 0; i < tall; ++i) at[i] = to[r + i] + b * g.block;
-        k.gathered[tall](c, std::min(g.channels, c + part), taps, from.data() + r * taps, rows.weights.data(),
-                         weights + b * g.taps * g.channels * g.block, at.data(), lane.bias ? lane.bias + b * g.block : nullptr, c > 0);
-        if (lane.activation != Activation::none && c + part >= g.channels)  // complete, and just stored
-          for (i64 i = 0; i < tall; ++i) k.activate(at[i], g.block, T(0), lane.activation, lane.slope);
+        k.gathered[g.vecs][tall](c, std::min(g.channels, c + part), taps, from.data() + r * taps, rows.weights.data(),
+                                 of.weights + b * g.taps * g.channels * g.block, at.data(), of.bias(g, b), c > 0);
+        if (of.lane.activation != Activation::none && c + part >= g.channels)  // complete, and just stored
+          for (i64 i = 0; i < tall; ++i) k.activate(at[i], g.block, T(0), of.lane.activation, of.lane.slope);
       }
 }
 
@@ -117,7 +207,8 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   const bool forward = direction == Direction::forward;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
-  block = kGatherVecs * lanes;
+  vecs = outputs <= lanes || (outputs > 2 * lanes && outputs <= 3 * lanes) ? 1 : kGatherVecs;  // the fewest idle lanes
+  block = vecs * lanes;
   blocks = ceil_div(outputs, block);
   taps = 1;
   for (int i = 0; i < 3; ++i) {
@@ -160,7 +251,8 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
     const auto list = [&](int i) -> const std::vector<Class>& { return i == cut ? slab.classes : classes[i]; };
     for (const Class& d : list(0))
       for (const Class& h : list(1))
-        for (const Class& w : list(2)) slab.triples.push_back({{&d, &h, &w}});
+        for (const Class& w : list(2))
+          slab.triples.push_back({{&d, &h, &w}, i64(w.outputs.size()) >= kLongRow && even_steps(axis[2], w)});
   }
   // Images enough for full tiles, but few enough for the caches and for all threads to have work.
   const i64 input = slab_inputs * channels * element_bytes, sums = slab_outputs * block * element_bytes, count = i64(slabs.size());
@@ -173,21 +265,27 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
 }
 
 double cycles(const Gather& g, bool channels_last) {
+  // Outputs of a stride phase lie apart: few of their lines are whole. Channels that fill no block are copied.
+  const bool phases = g.axis[2].out_stride > 1;
+  const double copied = channels_last && g.outputs % g.block ? 0.5 : 0.0;
+  const double scattered = copied + (channels_last ? (phases ? 0.4 : 0.1) : phases ? 1.2 : 0.3);
   double terms = 0, weights = 0, moved = 0, listed = 0;  // listed: pointers of rows, worked out for some images at a time
-  const double rounds = double(ceil_div(g.batch, g.images));
+  const double rounds = double(ceil_div(g.batch, g.images)), wide = double(g.vecs) / kGatherVecs;
   for (const Gather::Slab& s : g.slabs) {
     for (const Gather::Triple& t : s.triples) {
-      const i64 rows = t.rows() * g.images;
+      const i64 rows = t.rows() * g.images, row = i64(t.along[2]->outputs.size()), joined = joined_taps(g, *t.along[2], g.channels);
       // Two multiply-adds a cycle, or four cycles of latency a tile; a little for pointers and for storing sums.
-      terms += rounds * double(t.taps()) * std::max(1.1 * double(rows), 4.0 * double(ceil_div(rows, kMaxRows)));
+      const i64 tiles = t.stepped ? rows / row * ceil_div(row, kMaxRows) : ceil_div(rows, kMaxRows);
+      terms += rounds * double(t.taps()) * std::max((t.stepped ? 1.07 : 1.1) * wide * double(rows), 4.0 * double(tiles));
       weights += rounds * double(t.taps() * g.channels * g.blocks * g.block);
-      moved += 2.0 * double(g.batch * t.rows() * g.outputs);
-      listed += rounds * double(t.rows()) * (25.0 * double(t.taps()) + 40.0);
+      moved += scattered * double(g.batch * t.rows() * g.outputs);
+      listed += t.stepped ? rounds * double(g.blocks * tiles) * (30.0 + 20.0 * double(t.taps() / joined))
+                          : rounds * double(t.rows()) * (25.0 * double(t.taps()) + 40.0);
     }
-    moved += 1.5 * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
+    moved += (channels_last ? 0.05 : 0.3) * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
              double(std::max<i64>(1, g.slabs[0].in_end - g.slabs[0].in_begin));
   }
-  return double(g.groups) * (terms * double(g.channels * g.blocks) + 0.3 * weights + listed + (channels_last ? 0.3 : 1.0) * moved);
+  return double(g.groups) * (terms * double(g.channels * g.blocks) + 0.3 * weights + listed + moved);
 }
 
 template <class T>
@@ -195,21 +293,24 @@ void pack_weights(const Gather& g, const Kernels<T>& k, View<const T> weight, i6
   const i64 kh = g.axis[1].kernel, kw = g.axis[2].kernel;
   // Where a channel pair's taps are adjacent they are transposed as they lie.
   const bool dense = weight.stride[4] == 1 && weight.stride[3] == kw && weight.stride[2] == kh * kw;
-  parallel_for(g.groups * g.channels, g.threads, [&](i64 task) {
-    const i64 group = task / g.channels, c = task % g.channels;
-    const T* from = weight.data + group * group_stride + c * weight.stride[0];
-    for (i64 b = 0; b < g.blocks; ++b) {
-      T* to = packed + ((group * g.blocks + b) * g.taps * g.channels + c) * g.block;
-      const i64 first = b * g.block, lanes = std::min(g.block, g.outputs - first), pitch = g.channels * g.block;
-      if (dense)
-        k.transpose(from + first * weight.stride[1], weight.stride[1], to, pitch, lanes, g.taps, nullptr);
-      else
-        for (i64 t = 0; t < g.taps; ++t)
-          for (i64 m = 0; m < lanes; ++m)
-            to[t * pitch + m] = from[(first + m) * weight.stride[1] + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] +
-                                     t % kw * weight.stride[4]];
-      for (i64 t = 0; t < g.taps && lanes < g.block; ++t) std::fill(to + t * pitch + lanes, to + t * pitch + g.block, T(0));
-    }
+  constexpr i64 kChannels = 16;  // of a task: an input gradient's lie side by side, and its outputs pages apart
+  const i64 chunks = ceil_div(g.channels, kChannels);
+  parallel_for(g.groups * chunks, g.threads, [&](i64 task) {
+    const i64 group = task / chunks, begin = task % chunks * kChannels, end = std::min(g.channels, begin + kChannels);
+    for (i64 b = 0; b < g.blocks; ++b)
+      for (i64 c = begin; c < end; ++c) {
+        const T* from = weight.data + group * group_stride + c * weight.stride[0];
+        T* to = packed + ((group * g.blocks + b) * g.taps * g.channels + c) * g.block;
+        const i64 first = b * g.block, lanes = std::min(g.block, g.outputs - first), pitch = g.channels * g.block;
+        if (dense)
+          k.transpose(from + first * weight.stride[1], weight.stride[1], to, pitch, lanes, g.taps, nullptr);
+        else
+          for (i64 t = 0; t < g.taps; ++t)
+            for (i64 m = 0; m < lanes; ++m)
+              to[t * pitch + m] = from[(first + m) * weight.stride[1] + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] +
+                                       t % kw * weight.stride[4]];
+        for (i64 t = 0; t < g.taps && lanes < g.block; ++t) std::fill(to + t * pitch + lanes, to + t * pitch + g.block, T(0));
+      }
   });
 }
 
@@ -251,9 +352,10 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
       const Pixels<T> sums = direct ? Pixels<T>{to.data, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}}
                                     : packed_pixels<T>(room, out_size, lanes, out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
+      const Epilogue<T> lane{lane_bias, epilogue.activation, epilogue.slope};
+      const Operands<T> operands{pixels, zeros, packed + (group * g.blocks + b) * g.taps * g.channels * g.block, blocks, lane, sums, images};
       for (const Gather::Triple& triple : slab.triples)
-        multiply(g, k, triple, pixels, zeros, packed + (group * g.blocks + b) * g.taps * g.channels * g.block, blocks,
-                 {lane_bias, epilogue.activation, epilogue.slope}, sums, images);
+        multiply<T>(g, k, triple, operands);
       if (direct) continue;
       to.data += slab.out_begin * out.stride[2 + g.cut];
       scatter_pixels(k, room, out_size, lanes, images, outputs, to);

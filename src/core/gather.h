@@ -7,7 +7,10 @@
 // set of rows with one list of taps. A row is read through one pointer a tap, so channels must be adjacent: channels-first
 // inputs are transposed, some images at a time; channels-last ones are read where they lie, and written there.
 //
-//   input  [image][position][channel]     weights  [block of 2 vectors of output channels][tap][channel][block]
+// Long rows are read in steps: one pointer a tap serves a whole row of outputs, and the taps of an input gradient, which are adjacent
+// along a row, are one tap of as many times the channels.
+//
+//   input  [image][position][channel]     weights  [block of 1 or 2 vectors of output channels][tap][channel][block]
 //   sums   [image][output position][output channel of some blocks]
 #pragma once
 
@@ -30,6 +33,7 @@ struct Gather {
     std::array<const Class*, 3> along;
     i64 taps() const { return i64(along[0]->taps.size() * along[1]->taps.size() * along[2]->taps.size()); }
     i64 rows() const { return i64(along[0]->outputs.size() * along[1]->outputs.size() * along[2]->outputs.size()); }
+    bool stepped;  // whether the rows are read in steps
   };
 
   // Consecutive outputs of the outermost axis that has more than one, whose sums fit a second-level cache, with the inputs they read.
@@ -44,7 +48,7 @@ struct Gather {
   std::vector<Class> classes[3];
   std::vector<Slab> slabs;
   i64 batch, groups, channels, outputs, taps;
-  i64 block, blocks;              // lanes of a block of weights, and how many blocks a group has
+  i64 vecs, block, blocks;        // vectors and lanes of a block of weights, and how many blocks a group has
   i64 images;                     // of one task
   i64 runs, blocks_per_run;       // blocks are shared out in runs where images alone would not feed all threads
   i64 blocks_at_once;             // whose sums fit a second-level cache

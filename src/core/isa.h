@@ -63,25 +63,43 @@ inline __attribute__((always_inline)) void add_products(Vec<T, N> (&acc)[R][V], 
   }
 }
 
-template <class T, int N, int R>
-void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias, bool add) {
-  constexpr int V = kGatherVecs;
+// Stores sums of R rows of V vectors, row r at at(r): added to what is there, or to a bias.
+template <class T, int N, int R, int V, class F>
+inline __attribute__((always_inline)) void put(Vec<T, N> (&acc)[R][V], F at, const T* bias, bool add) {
   using vec = Vec<T, N>;
-  vec acc[R][V] = {};
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      if (add) acc[r][v] += load<vec>(at(r) + v * N);
+      if (!add && bias) acc[r][v] += load<vec>(bias + v * N);
+      store(at(r) + v * N, acc[r][v]);
+    }
+}
+
+template <class T, int N, int R, int V>
+void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias, bool add) {
+  Vec<T, N> acc[R][V] = {};
   for (i64 t = 0; t < taps; ++t, rows += R) {
     const T* row[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) row[r] = rows[r];
     add_products<T, N, R, V>(acc, row, w + offsets[t], first, last);
   }
+  put<T, N>(acc, [&](int r) { return out[r]; }, bias, add);
+}
+
+template <class T, int N, int R, int V>
+void stepped(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, const i64* offsets, const T* w, T* out, i64 out_step,
+             const T* bias, bool add) {
+  Vec<T, N> acc[R][V] = {};
+  for (i64 t = 0; t < taps; ++t) {
+    const T* row[R];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) {
-      if (add) acc[r][v] += load<vec>(out[r] + v * N);
-      if (!add && bias) acc[r][v] += load<vec>(bias + v * N);
-      store(out[r] + v * N, acc[r][v]);
-    }
+    for (int r = 0; r < R; ++r) row[r] = rows[t] + r * row_step;
+    add_products<T, N, R, V>(acc, row, w + offsets[t], first, last);
+  }
+  put<T, N>(acc, [&](int r) { return out + r * out_step; }, bias, add);
 }
 
 template <class T, int N, int R, int V>
@@ -298,13 +316,9 @@ void unweave(const T* from, i64 phases, i64 count, T* to, i64 to_pitch) {
   unweave_squares<T, 1>(from, phases, count, to, to_pitch);
 }
 
-// Squares in registers, so that every line is read and written once however far apart lines are; the rest one by one.
+// Squares in registers, so that every line is read and written once however far apart lines are; what is left over in smaller ones.
 template <class T, int N>
 void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 to_pitch, i64 as, i64 bs, const T* bias) {
-  const auto scalar = [&](i64 a0, i64 a1, i64 b0, i64 b1) {
-    for (i64 b = b0; b < b1; ++b)
-      for (i64 a = a0; a < a1; ++a) to[a + b * to_pitch] = bias ? from[a * from_pitch + b] + bias[a] : from[a * from_pitch + b];
-  };
   if constexpr (N > 1) {
     using vec = Vec<T, N>;
     const i64 a_end = as / N * N, b_end = bs / N * N;
@@ -326,10 +340,12 @@ void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 t
     else
       for (i64 b = 0; b < b_end; b += N)
         for (i64 a = 0; a < a_end; a += N) square(a, b);
-    scalar(a_end, as, 0, b_end);
-    scalar(0, as, b_end, bs);
+    if (a_end < as)
+      transpose<T, N / 2>(from + a_end * from_pitch, from_pitch, to + a_end, to_pitch, as - a_end, b_end, bias ? bias + a_end : nullptr);
+    if (b_end < bs) transpose<T, N / 2>(from + b_end, from_pitch, to + b_end * to_pitch, to_pitch, as, bs - b_end, bias);
   } else {
-    scalar(0, as, 0, bs);
+    for (i64 b = 0; b < bs; ++b)
+      for (i64 a = 0; a < as; ++a) to[a + b * to_pitch] = bias ? from[a * from_pitch + b] + bias[a] : from[a * from_pitch + b];
   }
 }
 
@@ -405,8 +421,11 @@ constexpr Tile<T> pick() {
 
 template <class T, int N, int Registers, int R, int V = kMaxVecs>
 constexpr void fill(Kernels<T>& k) {
-  if constexpr (V == kGatherVecs && R * V + V + 1 <= Registers) k.gathered[R] = gathered<T, N, R>;
-  if constexpr (V <= kGatherVecs && R * V + V + 1 <= Registers) k.correlated[V][R] = correlated<T, N, R, V>;
+  if constexpr (V <= kGatherVecs && R * V + V + 1 <= Registers) {
+    k.gathered[V][R] = gathered<T, N, R, V>;
+    k.stepped[V][R] = stepped<T, N, R, V>;
+    k.correlated[V][R] = correlated<T, N, R, V>;
+  }
   if constexpr (V == 1 && R + 2 <= Registers) k.correlated[0][R] = correlated_along<T, N, R>;
   k.tile[R][V] = pick<T, N, Registers, R, V>();
   if constexpr (V > 1)
@@ -418,7 +437,7 @@ constexpr void fill(Kernels<T>& k) {
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
   Kernels<T> k{
-      N, {}, {}, {}, weave<T, N>, unweave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>, depthwise<T, N>, activate<T, N>, {}};
+      N, {}, {}, {}, {}, weave<T, N>, unweave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>, depthwise<T, N>, activate<T, N>, {}};
   fill<T, N, Registers, kMaxRows>(k);
   fill_transforms<T, N>(k);
   return k;

@@ -25,12 +25,17 @@ template <class T>
 using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, const i64* rows, bool add);
 
 // The other microkernel, for lanes over channels: out[r][lane] (+)= sum over t < taps and first <= c < last of
-// rows[t * R + r][c] * w[offsets[t] + c * lanes + lane], with R rows, kGatherVecs vectors of lanes, and `bias` (or null)
+// rows[t * R + r][c] * w[offsets[t] + c * lanes + lane], with R rows, V vectors of lanes, and `bias` (or null)
 // added where `add` is false. Rows are read and written through one pointer each (Dukhan, arXiv:1907.02129).
-constexpr int kGatherVecs = 2;
+constexpr int kGatherVecs = 2;  // at most
 template <class T>
 using Gathered = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias,
                           bool add);
+
+// The same for rows at even steps: row r of tap t is rows[t] + r * row_step, its sum goes to out + r * out_step.
+template <class T>
+using Stepped = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, const i64* offsets, const T* w, T* out,
+                         i64 out_step, const T* bias, bool add);
 
 // The same products for sums over positions: out[at[r] + lane] += sum over runs t and first <= c < last of
 // rows[rows_at[t * R + r] + c] * lanes[lanes_at[t] + c * width + lane], where a block of `width` lanes is V vectors. V = 0 stands for
@@ -105,7 +110,8 @@ template <class T>
 struct Kernels {
   int lanes;                                                // elements of a vector
   Tile<T> tile[kMaxRows + 1][kMaxVecs + 1];                 // [R][V]; null where the accumulators would not fit the registers
-  Gathered<T> gathered[kMaxRows + 1];                       // [R]
+  Gathered<T> gathered[kGatherVecs + 1][kMaxRows + 1];      // [V][R]; null likewise
+  Stepped<T> stepped[kGatherVecs + 1][kMaxRows + 1];        // [V][R]; null likewise
   Correlated<T> correlated[kGatherVecs + 1][kMaxRows + 1];  // [V][R]; null likewise
   Weave<T> weave;
   Unweave<T> unweave;

@@ -10,6 +10,9 @@ namespace {
 // Work that is worth waking another thread for: some tens of microseconds.
 constexpr double kCyclesPerThread = 1e5;
 
+// Of packing a weight: the forward layer's output channels lie near one another, an input gradient's are pages apart.
+constexpr double kPackPositions[] = {1.5, 1}, kPackChannels[] = {0.5, 2.5};
+
 // Channels enough to feed the products between Winograd's transforms.
 constexpr i64 kWinogradChannels = 16;
 
@@ -21,8 +24,7 @@ std::string implausible(Method method, const Plan& by_positions) {
   double listed = 0;
   for (const StencilAxis& a : by_positions.axis) listed += double(a.out_size) * double(a.kernel);
   if (by_positions.outputs < 8) return "a group writes fewer than 8 channels, which leaves most lanes empty";
-  if (by_positions.channels < 4) return "a group sums over fewer than 4 channels, too few for a pointer a tap";
-  if (listed >= 1e5) return "every output and tap of an axis is listed, and these axes are too long for that";
+  if (listed >= 1e6) return "every output and tap of an axis is listed, and these axes are too long for that";
   return {};
 }
 
@@ -36,12 +38,15 @@ bool stands_for(Method asked, Method method) {
 std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa, Method asked, const Plan& by_positions, i64 bytes,
                                 Use use) {
   const int lanes = bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
+  const auto packed = [&](i64 weights, double each) { return use.pack_always ? double(weights) * each : 0.0; };
   const auto estimate = [&](Method method) {
     switch (method) {
       case Method::positions:
-        return cycles(by_positions, use.channels_last);
-      case Method::channels:
-        return cycles(Gather(spec, dir, 1, lanes, bytes), use.channels_last);
+        return cycles(by_positions, use.channels_last) + packed(by_positions.weight_elements(), kPackPositions[int(dir)]);
+      case Method::channels: {
+        const Gather plan(spec, dir, 1, lanes, bytes);
+        return cycles(plan, use.channels_last) + packed(plan.weight_elements(), kPackChannels[int(dir)]);
+      }
       case Method::depthwise:
         return cycles(Depthwise(spec, dir, 1), lanes);
       default:

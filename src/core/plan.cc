@@ -16,7 +16,7 @@ constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a vector of the output, one that is transposed, and what tiles take beyond their model;
 // a tile, however short its sums.
-constexpr double kPackCycles = 0.3, kWriteCycles = 6, kTurnCycles = 16, kTileFactor = 1.1, kTileCycles = 15;
+constexpr double kPackCycles = 0.4, kWriteCycles = 6, kTurnCycles = 7, kTileFactor = 1.1, kTileCycles = 15;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles

@@ -371,8 +371,15 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
 
 }  // namespace
 
+// Whether elements [tap][row] lie one apart along taps and `step` along rows.
+static bool even_steps(const std::vector<i64>& order, i64 rows, i64 step) {
+  for (std::size_t i = 0; i < order.size(); ++i)
+    if (order[i] != order[0] + i64(i) / rows + i64(i) % rows * step) return false;
+  return !order.empty();
+}
+
 template <class T>
-void pack_weights(const Plan& p, const Kernels<T>&, View<const T> weight, i64 group_stride, T* packed) {
+void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
   std::vector<i64> element;  // of the kernel, in memory
   for (i64 d = 0; d < p.axis[0].kernel; ++d)
     for (i64 h = 0; h < p.axis[1].kernel; ++h)
@@ -395,9 +402,14 @@ void pack_weights(const Plan& p, const Kernels<T>&, View<const T> weight, i64 gr
             for (i64 t = 0; t < taps; ++t)
               for (i64 i = r; i < std::min(rows, r + height); ++i)
                 order.push_back(i % outputs * weight.stride[1] + element[std::size_t(g.taps[i / outputs][t])]);
-            const i64 size = i64(order.size());
+            const i64 size = i64(order.size()), tall = std::min(rows, r + height) - r;
+            // A tile whose taps are adjacent and whose outputs are not, as those of an input gradient, is transposed as it lies.
+            const bool lies = even_steps(order, tall, weight.stride[1]);
             for (i64 c = begin; c < end; ++c)
-              for (i64 i = 0; i < size; ++i) to[c * size + i] = from[c * weight.stride[0] + order[i]];
+              if (lies)
+                k.transpose(from + c * weight.stride[0] + order[0], weight.stride[1], to + c * size, tall, tall, size / tall, nullptr);
+              else
+                for (i64 i = 0; i < size; ++i) to[c * size + i] = from[c * weight.stride[0] + order[i]];
             to += p.channels * size;
           }
         }
