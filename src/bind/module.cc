@@ -17,6 +17,7 @@
 
 #include "../core/grad_bias.h"
 #include "../core/grad_weight.h"
+#include "../core/half.h"
 #include "../core/layer.h"
 #include "../core/parallel.h"
 #include "problem.h"
@@ -210,6 +211,18 @@ void grad_bias_as(const Problem& p, const In& dy, const Out& grad, int threads) 
   grad_bias<T>(p.spec, dys, to, std::max(threads, 1));
 }
 
+template <class From, class To>
+void convert(void (*run)(const Isa&, Half, From*, i64, To*, int), const Isa& isa, bool brain, const In& from, const Out& to, int threads) {
+  const i64 count = i64(from.size());
+  require(from.dtype() == nb::dtype<std::remove_const_t<From>>() && to.dtype() == nb::dtype<To>() && from.ndim() == 1 && to.ndim() == 1 &&
+              i64(to.size()) == count && (count < 2 || (from.stride(0) == 1 && to.stride(0) == 1)),
+          "contiguous vectors of one length and of the right dtypes");
+  From* source = static_cast<From*>(from.data());
+  To* target = static_cast<To*>(to.data());
+  nb::gil_scoped_release release;
+  run(isa, brain ? Half::bfloat16 : Half::float16, source, count, target, std::max(threads, 1));
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
@@ -248,6 +261,20 @@ NB_MODULE(_core, m) {
         dy.dtype() == nb::dtype<double>() ? grad_bias_as<double>(p, dy, grad, threads) : grad_bias_as<float>(p, dy, grad, threads);
       },
       nb::arg("problem"), nb::arg("dy").noconvert(), nb::arg("grad").noconvert(), nb::arg("threads"));
+  m.def(
+      "widen",
+      [](const std::string& kernel, const In& half, const Out& to, bool brain, int threads) {
+        convert<const std::uint16_t, float>(widen, isa(kernel), brain, half, to, threads);
+      },
+      nb::arg("kernel"), nb::arg("half").noconvert(), nb::arg("to").noconvert(), nb::arg("brain"), nb::arg("threads"),
+      "Bits of bfloat16 (brain) or float16 to float32: vectors of one length.");
+  m.def(
+      "narrow",
+      [](const std::string& kernel, const In& wide, const Out& to, bool brain, int threads) {
+        convert<const float, std::uint16_t>(narrow, isa(kernel), brain, wide, to, threads);
+      },
+      nb::arg("kernel"), nb::arg("wide").noconvert(), nb::arg("to").noconvert(), nb::arg("brain"), nb::arg("threads"),
+      "float32 to bits of bfloat16 (brain) or float16, to nearest, ties to even: vectors of one length.");
   m.def(
       "refusal",
       [](const Problem& p, bool forward, const std::string& kernel) {

@@ -20,13 +20,14 @@ bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_sup
 
 #define X(name, lanes, registers, supported) \
   extern const Kernels<float> name##_f32;    \
-  extern const Kernels<double> name##_f64;
+  extern const Kernels<double> name##_f64;   \
+  extern const Halves name##_half;
 #include "kernels.inc"
 #undef X
 
 const Isa* isas(int* count) {
   static const Isa list[] = {
-#define X(name, lanes, registers, supported) {#name, [] { return bool(supported); }, &name##_f32, &name##_f64},
+#define X(name, lanes, registers, supported) {#name, [] { return bool(supported); }, &name##_f32, &name##_f64, &name##_half},
 #include "kernels.inc"
 #undef X
   };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "activate.h"
+#include "halves.h"
 #include "kernels.h"
 #include "transforms.h"
 #include "vec.h"
@@ -446,11 +447,13 @@ constexpr Kernels<T> make() {
 }  // namespace
 }  // namespace tconv
 
-// What an isa_<name>.cc holds: the two tables that the registry's line declares. Constants, so that loading them runs no code.
+// What an isa_<name>.cc holds: the tables that the registry's line declares. Constants, so that loading them runs no code.
 #define TCONV_INSTANTIATE(name, lanes, registers)                                                \
   namespace tconv {                                                                              \
   extern const Kernels<float> name##_f32;                                                        \
   extern const Kernels<double> name##_f64;                                                       \
+  extern const Halves name##_half;                                                               \
   constexpr Kernels<float> name##_f32 = make<float, lanes, registers>();                         \
   constexpr Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(); \
+  constexpr Halves name##_half{widen, narrow};                                                   \
   }

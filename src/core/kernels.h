@@ -123,12 +123,20 @@ struct Kernels {
   Transform<T> transform[kMaxTile + 1][kMaxFilter + 1];  // [m][r]; null where there is none
 };
 
+// Half precision to float and back (halves.h).
+enum class Half { bfloat16, float16 };
+struct Halves {
+  void (*widen)(const std::uint16_t* from, i64 count, float* to, Half kind);
+  void (*narrow)(const float* from, i64 count, std::uint16_t* to, Half kind);
+};
+
 // One instruction set: its name, whether this processor runs it, and its tables.
 struct Isa {
   const char* name;
   bool (*supported)();
   const Kernels<float>* f32;
   const Kernels<double>* f64;
+  const Halves* half;
 
   template <class T>
   const Kernels<T>& kernels() const;

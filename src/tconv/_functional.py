@@ -21,12 +21,12 @@ from ._runtime import (
     bias_array,
     check_memory,
     compute_dtype,
+    into,
     kernel_for,
     readable,
     result,
     same_dtype,
     thread_count,
-    usable,
 )
 from ._spec import ArgumentError, Ints, Padding, Spec, integer, is_single
 
@@ -181,10 +181,11 @@ def conv_transpose(
         out = aligned(prepared.shape, x.dtype)
     elif out is None and x.dtype is dtype:  # the usual call: microseconds count
         y = np.empty(prepared.shape, dtype)
-        prepared.stencil.apply(readable(x, dtype), readable(w, dtype), add, y, code, slope)
+        prepared.stencil.apply(readable(x, dtype, count), readable(w, dtype, count), add, y, code, slope)
         return y
     y = result(out, prepared.shape, x.dtype, [a for a in (x, w, bias) if a is not None], prepared.problem.spec)
-    y = into(y, dtype, partial(prepared.stencil.apply, readable(x, dtype), readable(w, dtype), add, activation=code, slope=slope))
+    run = partial(prepared.stencil.apply, readable(x, dtype, count), readable(w, dtype, count), add, activation=code, slope=slope)
+    y = into(y, dtype, run, count)
     return y if home is None else home(y)
 
 
@@ -230,7 +231,7 @@ def conv_transpose_grad_input(
     prepared = _backward(grad.shape, w.shape, key("input_size", input_size), dtype.itemsize == 8, kernel, count, words)
     out = out if home is None else aligned(prepared.shape, grad.dtype)
     x = result(out, prepared.shape, grad.dtype, [grad, w], prepared.problem.spec)
-    x = into(x, dtype, lambda to: prepared.stencil.apply(readable(grad, dtype), readable(w, dtype), None, to))
+    x = into(x, dtype, lambda to: prepared.stencil.apply(readable(grad, dtype, count), readable(w, dtype, count), None, to), count)
     return x if home is None else home(x)
 
 
@@ -278,7 +279,8 @@ def conv_transpose_grad_weight(
     w = result(out, problem.spec.weight_shape, x.dtype, [x, grad], problem.spec)
     kernel, count = kernel_for(algorithm), thread_count(threads)
     core = core_problem(problem)
-    w = into(w, dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), readable(grad, dtype), to, count))
+    data, dy = readable(x, dtype, count), readable(grad, dtype, count)
+    w = into(w, dtype, lambda to: _core.grad_weight(core, kernel, data, dy, to, count), count)
     return w if home is None else home(w)
 
 
@@ -340,17 +342,18 @@ def conv_transpose_grads(
                       layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
     problem = _problem.gradients(x.shape, w.shape, grad.shape, **dict(words))
-    core, dy = core_problem(problem), readable(grad, dtype)
+    core, dy = core_problem(problem), readable(grad, dtype, count)
     by_x = by_w = by_bias = None
     if "input" in asked:
         size = problem.spec.input_size
         prepared = _backward(grad.shape, w.shape, size, dtype.itemsize == 8, kernel, count, words)
-        by_x = into(new(x.shape, x.dtype), dtype, lambda to: prepared.stencil.apply(dy, readable(w, dtype), None, to))
+        by_x = into(new(x.shape, x.dtype), dtype, lambda to: prepared.stencil.apply(dy, readable(w, dtype, count), None, to), count)
     if "weight" in asked:
         check_memory(w.shape, dtype.itemsize, problem.spec)
-        by_w = into(new(w.shape, x.dtype), dtype, lambda to: _core.grad_weight(core, kernel, readable(x, dtype), dy, to, count))
+        data = readable(x, dtype, count)
+        by_w = into(new(w.shape, x.dtype), dtype, lambda to: _core.grad_weight(core, kernel, data, dy, to, count), count)
     if "bias" in asked:
-        by_bias = into(new((problem.spec.out_channels,), x.dtype), dtype, lambda to: _core.grad_bias(core, dy, to, count))
+        by_bias = into(new((problem.spec.out_channels,), x.dtype), dtype, lambda to: _core.grad_bias(core, dy, to, count), count)
     found = (by_x, by_w, by_bias)
     return Gradients(*(found if home is None else (None if by is None else home(by) for by in found)))
 
@@ -389,14 +392,3 @@ def stamp(x: npt.ArrayLike, kernel: npt.ArrayLike, *, stride: Ints = 1, padding:
     y = conv_transpose(data[None, None], taps[None, None], stride=stride, padding=padding, output_padding=output_padding,
                        output_size=output_size, dilation=dilation)  # fmt: skip
     return y.reshape(y.shape[2:])
-
-
-def into(result: Array, dtype: np.dtype[Any], run: Any) -> Array:
-    """Run into the result, by way of an array of the computing dtype where the core cannot write the result itself."""
-    direct = usable(result, dtype)
-    target = result if direct else np.empty(result.shape, dtype)
-    run(target)
-    if not direct:
-        with np.errstate(over="ignore"):  # beyond float16's range lies infinity, as in float32
-            result[...] = target
-    return result

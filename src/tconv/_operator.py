@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from . import _core, _problem
 from ._foreign import aligned
-from ._functional import Prepared, into, key, prepare, words_key
+from ._functional import Prepared, key, prepare, words_key
 from ._model import Model
 from ._problem import SLOPE, activation_code
 from ._runtime import (
@@ -22,6 +22,7 @@ from ._runtime import (
     bias_array,
     compute_dtype,
     get_num_threads,
+    into,
     kernel_for,
     readable,
     result,
@@ -204,7 +205,7 @@ class Operator:
             input_size = key("input_size", input_size)
         call = (array.shape, forward, input_size, self._threads or get_num_threads())
         ready = self._ready.get(call) or self._make_ready(call)
-        x = readable(array, self._dtype)
+        x = readable(array, self._dtype, call[3])
         if home is not None:
             out = aligned(ready.shape, dtype)
         elif out is None and dtype is self._dtype:  # the usual call, which checks nothing twice: microseconds count
@@ -213,7 +214,7 @@ class Operator:
             return target
         target = result(out, ready.shape, dtype, [array], ready.problem.spec)
         run = partial(ready.run, x, ready.packed, ready.bias, activation=ready.activation, slope=ready.slope)
-        target = into(target, self._dtype, run)
+        target = into(target, self._dtype, run, call[3])
         return target if home is None else home(target)
 
     def _plan(self, call: tuple[Any, ...]) -> Prepared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -25,6 +25,8 @@ try:
     __version__ = version("tconv")
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
+
+_FEW = 4096  # elements that NumPy converts in microseconds
 
 _threads: int | None = None  # None: as many as there are processors for us
 
@@ -172,9 +174,47 @@ def usable(array: Array, dtype: np.dtype[Any]) -> bool:
     return flags.aligned and (flags.c_contiguous or not any(s % array.itemsize for s in array.strides))
 
 
-def readable(array: Array, dtype: np.dtype[Any]) -> Array:
+def readable(array: Array, dtype: np.dtype[Any], threads: int | None = None) -> Array:
     """The array as the core can read it: itself, or a copy where it is not usable."""
-    return array if usable(array, dtype) else np.array(array, dtype=dtype, order="K", copy=True)
+    if usable(array, dtype):
+        return array
+    if (dense := _dense_half(array)) is None or dtype != _SINGLE:
+        return np.array(array, dtype=dtype, order="K", copy=True)
+    wide = np.empty(dense.shape, dtype)
+    _core.widen(kernels()[0], _bits(dense), wide.reshape(-1), dense.dtype.kind != "f", threads or get_num_threads())
+    return wide if dense is array else wide.transpose(np.argsort(_order(array)))
+
+
+def into(result: Array, dtype: np.dtype[Any], run: Callable[[Array], object], threads: int | None = None) -> Array:
+    """Run into the result, by way of an array of the computing dtype where the core cannot write the result itself."""
+    if usable(result, dtype):
+        run(result)
+        return result
+    wide = np.empty(result.shape, dtype)
+    run(wide)
+    if result.flags.c_contiguous and (dense := _dense_half(result)) is not None and dtype == _SINGLE:
+        _core.narrow(kernels()[0], wide.reshape(-1), _bits(dense), dense.dtype.kind != "f", threads or get_num_threads())
+    else:
+        with np.errstate(over="ignore"):  # beyond float16's range lies infinity, as in float32
+            result[...] = wide
+    return result
+
+
+def _bits(dense: Array) -> Array:
+    return dense.reshape(-1).view(np.uint16)
+
+
+def _order(array: Array) -> list[int]:
+    """The axes from the one of the longest steps to that of the shortest."""
+    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+
+
+def _dense_half(array: Array) -> Array | None:
+    """An array of half precision that fills its memory, with its axes in their order there; None for others, and where NumPy is as fast."""
+    if array.size < _FEW or array.dtype.itemsize != 2 or not array.flags.aligned or not array.dtype.isnative:
+        return None
+    dense = array if array.flags.c_contiguous else array.transpose(_order(array))
+    return dense if dense.flags.c_contiguous else None
 
 
 def bias_array(bias: Any, channels: int, like: Array, problem: object = None) -> Array:

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Half precision to float and back, to nearest, ties to even; an element at a time and without branches, so that compilers make vectors
+// of it for each instruction set. See vec.h for what may be included. (Rounding of float16: Giesen, "Float to half done quick", 2012.)
+#pragma once
+
+#include "kernels.h"
+
+namespace tconv {
+namespace {
+
+constexpr std::uint32_t kInfinity = 0x7f800000;
+
+inline std::uint32_t bits_of(float x) { return __builtin_bit_cast(std::uint32_t, x); }
+inline float float_of(std::uint32_t bits) { return __builtin_bit_cast(float, bits); }
+
+inline float from_bfloat16(std::uint16_t half) { return float_of(std::uint32_t(half) << 16); }
+
+inline std::uint16_t to_bfloat16(float x) {
+  const std::uint32_t u = bits_of(x), rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16, quiet = u >> 16 | 0x40;
+  return std::uint16_t((u & 0x7fffffff) > kInfinity ? quiet : rounded);
+}
+
+// The exponent is moved by a multiplication, which is exact and makes subnormal numbers normal ones.
+inline float from_float16(std::uint16_t half) {
+  const std::uint32_t magnitude = std::uint32_t(half & 0x7fff) << 13, sign = std::uint32_t(half & 0x8000) << 16;
+  const std::uint32_t finite = bits_of(float_of(magnitude) * 0x1p112f);
+  return float_of((magnitude >= 0x7c00u << 13 ? magnitude | kInfinity : finite) | sign);
+}
+
+inline std::uint16_t to_float16(float x) {
+  constexpr std::uint32_t kHalf = 126u << 23, kSmallestNormal = 113u << 23, kTooLarge = 143u << 23, kShift = 112u << 23;
+  const std::uint32_t u = bits_of(x) & 0x7fffffff, sign = bits_of(x) >> 16 & 0x8000;
+  const std::uint32_t subnormal = bits_of(float_of(u) + 0.5f) - kHalf;  // the addition rounds to its last place, which is float16's
+  const std::uint32_t normal = (u - kShift + 0xfff + (u >> 13 & 1)) >> 13;
+  const std::uint32_t large = u > kInfinity ? 0x7e00 : 0x7c00;
+  return std::uint16_t((u >= kTooLarge ? large : u < kSmallestNormal ? subnormal : normal) | sign);
+}
+
+void widen(const std::uint16_t* __restrict from, i64 count, float* __restrict to, Half kind) {
+  if (kind == Half::bfloat16)
+    for (i64 i = 0; i < count; ++i) to[i] = from_bfloat16(from[i]);
+  else
+    for (i64 i = 0; i < count; ++i) to[i] = from_float16(from[i]);
+}
+
+void narrow(const float* __restrict from, i64 count, std::uint16_t* __restrict to, Half kind) {
+  if (kind == Half::bfloat16)
+    for (i64 i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
+  else
+    for (i64 i = 0; i < count; ++i) to[i] = to_float16(from[i]);
+}
+
+}  // namespace
+}  // namespace tconv
