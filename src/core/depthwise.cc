@@ -8,7 +8,8 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kRowBytes = 32 << 10;  // of output a task, at least
+constexpr i64 kRowBytes = 32 << 10;   // of output a task, at least
+constexpr i64 kBlockBytes = 32 << 10;  // of output that the phases of a row write in turn
 
 // The input that an output reads through a tap; reads() tells whether there is one.
 i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
@@ -31,22 +32,38 @@ bool same(const std::vector<Tap>& x, const std::vector<Tap>& y) {
   return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const Tap& s, const Tap& t) { return s.tap == t.tap; });
 }
 
-// The operands of one row of output: for every tap of the outer axes that reads a row of input, and every tap of a stretch.
+// The operands of a row of output: every row of input that it reads, and of the kernel.
 template <class T>
 struct Operands {
   std::vector<const T*> x, w;
 
-  Operands(const Depthwise& p, const Depthwise::Stretch& s, const std::vector<Tap>& ds, const std::vector<Tap>& hs, i64 od, i64 oh,
-           const View<const T>& in, const T* image, const T* packed) {
-    for (const Tap& d : ds)
-      for (const Tap& h : hs)
-        for (const Tap& t : s.taps) {
-          x.push_back(image + input_of(p.axis[0], od, d) * in.stride[2] + input_of(p.axis[1], oh, h) * in.stride[3] +
-                      input_of(p.axis[2], s.first, t) * in.stride[4]);
-          w.push_back(packed + ((d.tap * p.axis[1].kernel + h.tap) * p.axis[2].kernel + t.tap) * p.channels);
-        }
+  void set(const Depthwise& p, i64 od, i64 oh, const View<const T>& in, const T* image, const T* packed) {
+    x.clear(), w.clear();
+    for (const AxisReads::Read* d = p.reads[0].of(od); d < p.reads[0].of(od + 1); ++d)
+      for (const AxisReads::Read* h = p.reads[1].of(oh); h < p.reads[1].of(oh + 1); ++h) {
+        x.push_back(image + d->input * in.stride[2] + h->input * in.stride[3]);
+        w.push_back(packed + (d->tap * p.axis[1].kernel + h->tap) * p.axis[2].kernel * p.channels);
+      }
   }
 };
+
+// The taps that a stretch reads as runs. What a run's taps read lies one position apart.
+void add_runs(const Depthwise& p, const Depthwise::Stretch& s, i64 column, std::vector<DepthwiseRun>& runs) {
+  const StencilAxis& a = p.axis[2];
+  std::vector<Tap> taps = s.taps;
+  const auto key = [&](const Tap& t) { return std::pair(t.in_phase, input_of(a, s.first, t)); };
+  std::sort(taps.begin(), taps.end(), [&](const Tap& x, const Tap& y) { return key(x) < key(y); });
+  i64 last = 0, apart = 0;  // the tap before, and how far apart the taps of a run are in the kernel
+  for (std::size_t i = 0; i < taps.size(); ++i) {
+    const i64 input = input_of(a, s.first, taps[i]), step = taps[i].tap - last;
+    const bool next = i > 0 && taps[i].in_phase == taps[i - 1].in_phase && input == input_of(a, s.first, taps[i - 1]) + a.in_stride;
+    last = taps[i].tap;
+    if (next && runs.back().taps < kMaxRun && (runs.back().taps == 1 || step == apart))
+      apart = step, runs.back().w_step = step * p.channels, ++runs.back().taps;
+    else
+      runs.push_back({input * column, last * p.channels, 0, 1});
+  }
+}
 
 // An array with adjacent channels: a view of it, or a copy when its strides spread them.
 template <class T>
@@ -77,11 +94,20 @@ struct Adjacent {
 
 }  // namespace
 
+AxisReads::AxisReads(const StencilAxis& a) {
+  for (i64 o = 0; o < a.out_size; ++o) {
+    begin.push_back(i64(all.size()));
+    for (const Tap& t : taps_at(a, o)) all.push_back({t.tap, input_of(a, o, t)});
+  }
+  begin.push_back(i64(all.size()));
+}
+
 Depthwise::Depthwise(const Spec& spec, Direction direction, int threads_)
     : batch(spec.batch), channels(spec.groups), taps(1), threads(threads_) {
   for (int i = 0; i < 3; ++i) {
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
+    if (i < 2) reads[i] = AxisReads(axis[i]);
   }
   const StencilAxis& w = axis[2];
   for (i64 phase = 0; phase < std::min(w.out_stride, w.out_size); ++phase)
@@ -104,42 +130,67 @@ double cycles(const Depthwise& p, int lanes) {
   return outputs * double(vectors) * (1.5 * each + 6);
 }
 
+// Channels become adjacent: squares in registers where the taps of a channel, or of a row of the kernel, are.
 template <class T>
-void pack_weights(const Depthwise& p, const Kernels<T>&, View<const T> weight, i64 group_stride, T* packed) {
-  for (i64 d = 0; d < p.axis[0].kernel; ++d)
-    for (i64 h = 0; h < p.axis[1].kernel; ++h)
-      for (i64 w = 0; w < p.axis[2].kernel; ++w)
-        for (i64 c = 0; c < p.channels; ++c)
-          *packed++ = weight.data[c * group_stride + d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]];
+void pack_weights(const Depthwise& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  const i64 height = p.axis[1].kernel, width = p.axis[2].kernel;
+  const bool rows = weight.stride[4] == 1, planes = rows && weight.stride[3] == width && weight.stride[2] == height * width;
+  const i64 run = planes ? p.taps : rows ? width : 1;
+  for (i64 t = 0; t < p.taps; t += run)
+    k.transpose(weight.data + t / width / height * weight.stride[2] + t / width % height * weight.stride[3] + t % width * weight.stride[4],
+                group_stride, packed + t * p.channels, p.channels, p.channels, run, nullptr);
 }
 
 namespace {
 
+// The runs of every stretch, one after another.
+struct Runs {
+  std::vector<DepthwiseRun> all;
+  std::vector<i64> begin{0};  // [stretch], and the end
+
+  Runs(const Depthwise& p, i64 column) {
+    for (const Depthwise::Stretch& s : p.stretches) add_runs(p, s, column, all), begin.push_back(i64(all.size()));
+  }
+};
+
+// The outputs [begin, end) of a row, a block at a time, so that what the phases write in turn is still near.
+template <class T>
+void run_row(const Depthwise& p, const Kernels<T>& k, const Runs& runs, DepthwiseReads<T> r, i64 begin, i64 end,
+             const Epilogue<T>& epilogue, T* y, i64 column) {
+  const i64 stride = p.axis[2].out_stride;
+  const i64 block = round_up(std::max<i64>(1, kBlockBytes / (p.channels * stride * i64(sizeof(T)))), 8) * stride;
+  for (; begin < end; begin += block) {
+    const i64 last = std::min(end, begin + block);
+    for (std::size_t i = 0; i < p.stretches.size(); ++i) {
+      const Depthwise::Stretch& s = p.stretches[i];
+      const i64 q = std::clamp<i64>(ceil_div(begin - s.first, stride), 0, s.count);
+      const i64 q_end = std::min(s.count, ceil_div(last - s.first, stride));
+      r.runs = runs.all.data() + runs.begin[i], r.count = runs.begin[i + 1] - runs.begin[i];
+      if (q < q_end) k.depthwise(y + s.first * column, stride * column, r, q, q_end, p.channels, epilogue.bias);
+    }
+    if (epilogue.activation != Activation::none)
+      for (i64 o = begin; o < last; ++o) k.activate(y + o * column, p.channels, T(0), epilogue.activation, epilogue.slope);
+  }
+}
+
 template <class T>
 void run_adjacent(const Depthwise& p, const Kernels<T>& k, const View<const T>& in, const T* packed, const Epilogue<T>& epilogue,
                   const View<T>& out) {
-  const i64 rows = p.axis[0].out_size * p.axis[1].out_size;
-  const i64 at_once = std::max<i64>(1, kRowBytes / (p.axis[2].out_size * p.channels * i64(sizeof(T))));
+  const i64 rows = p.axis[0].out_size * p.axis[1].out_size, columns = p.axis[2].out_size;
+  const i64 row_bytes = columns * p.channels * i64(sizeof(T)), at_once = std::max<i64>(1, kRowBytes / row_bytes);
   const i64 chunks = ceil_div(rows, at_once);
   // Long rows, as in 1-D, are cut as well.
-  const i64 cuts = std::max<i64>(
-      1, std::min(p.axis[2].out_size * p.channels * i64(sizeof(T)) / kRowBytes, 4 * p.threads / std::max<i64>(1, p.batch * chunks)));
+  const i64 cuts = std::max<i64>(1, std::min(row_bytes / kRowBytes, 4 * p.threads / std::max<i64>(1, p.batch * chunks)));
+  const Runs runs(p, in.stride[4]);
   parallel_for(p.batch * chunks * cuts, p.threads, [&](i64 task) {
     const i64 image = task / (chunks * cuts), chunk = task / cuts % chunks, cut = task % cuts;
+    Operands<T> from;
     for (i64 row = chunk * at_once; row < std::min(rows, (chunk + 1) * at_once); ++row) {
       const i64 od = row / p.axis[1].out_size, oh = row % p.axis[1].out_size;
-      const std::vector<Tap> ds = taps_at(p.axis[0], od), hs = taps_at(p.axis[1], oh);
-      T* y = out.data + image * out.stride[0] + od * out.stride[2] + oh * out.stride[3];
-      for (const Depthwise::Stretch& s : p.stretches) {
-        const i64 begin = cut * s.count / cuts, end = (cut + 1) * s.count / cuts;
-        const i64 x_step = p.axis[2].in_stride * in.stride[4], y_step = p.axis[2].out_stride * out.stride[4];
-        const Operands<T> from(p, s, ds, hs, od, oh, in, in.data + image * in.stride[0] + begin * x_step, packed);
-        k.depthwise(y + s.first * out.stride[4] + begin * y_step, y_step, from.x.data(), x_step, from.w.data(), i64(from.x.size()),
-                    end - begin, p.channels, epilogue.bias);
-        if (epilogue.activation != Activation::none)
-          for (i64 q = begin; q < end; ++q)
-            k.activate(y + s.first * out.stride[4] + q * y_step, p.channels, T(0), epilogue.activation, epilogue.slope);
-      }
+      from.set(p, od, oh, in, in.data + image * in.stride[0], packed);
+      const DepthwiseReads<T> reads{i64(from.x.size()), 0, p.axis[2].in_stride * in.stride[4], from.x.data(), from.w.data(), nullptr};
+      run_row(p, k, runs, reads, cut * columns / cuts, (cut + 1) * columns / cuts, epilogue,
+              out.data + image * out.stride[0] + od * out.stride[2] + oh * out.stride[3], out.stride[4]);
     }
   });
 }

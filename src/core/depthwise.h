@@ -11,6 +11,19 @@
 
 namespace tconv {
 
+// What the outputs of an axis read, in order of the taps.
+struct AxisReads {
+  struct Read {
+    i64 tap, input;
+  };
+  std::vector<Read> all;
+  std::vector<i64> begin;  // [output], and the end
+
+  AxisReads() = default;
+  explicit AxisReads(const StencilAxis& axis);
+  const Read* of(i64 output) const { return all.data() + begin[std::size_t(output)]; }
+};
+
 struct Depthwise {
   Depthwise(const Spec& spec, Direction direction, int threads);
 
@@ -21,6 +34,7 @@ struct Depthwise {
   };
 
   StencilAxis axis[3];
+  AxisReads reads[2];  // of the outer axes
   std::vector<Stretch> stretches;
   i64 batch, channels, taps;
   int threads;
