@@ -278,7 +278,7 @@ NB_MODULE(_core, m) {
   m.def(
       "refusal",
       [](const Problem& p, bool forward, const std::string& kernel) {
-        return refusal(method(kernel), p.spec, forward ? Direction::forward : Direction::grad_input, p.channels_last);
+        return refusal(method(kernel), p.spec, forward ? Direction::forward : Direction::grad_input);
       },
       nb::arg("problem"), nb::arg("forward"), nb::arg("kernel"), "Why a kernel cannot compute a problem, or nothing.");
   m.def(

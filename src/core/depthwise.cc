@@ -4,11 +4,15 @@
 #include <algorithm>
 
 #include "parallel.h"
+#include "pixels.h"
 
 namespace tconv {
 namespace {
 
-constexpr i64 kRowBytes = 32 << 10;  // of output a task, at least
+constexpr i64 kRowBytes = 32 << 10;   // of output a task, at least
+constexpr i64 kMapsBytes = 512 << 10;  // of the maps of a block of channels that are transposed, about
+constexpr double kTurned = 0.3;        // cycles of transposing an element
+constexpr i64 kBlockBytes = 32 << 10;  // of output that the phases of a row write in turn
 
 // The input that an output reads through a tap; reads() tells whether there is one.
 i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
@@ -31,57 +35,55 @@ bool same(const std::vector<Tap>& x, const std::vector<Tap>& y) {
   return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const Tap& s, const Tap& t) { return s.tap == t.tap; });
 }
 
-// The operands of one row of output: for every tap of the outer axes that reads a row of input, and every tap of a stretch.
+// The operands of a row of output: every row of input that it reads, and of the kernel.
 template <class T>
 struct Operands {
   std::vector<const T*> x, w;
 
-  Operands(const Depthwise& p, const Depthwise::Stretch& s, const std::vector<Tap>& ds, const std::vector<Tap>& hs, i64 od, i64 oh,
-           const View<const T>& in, const T* image, const T* packed) {
-    for (const Tap& d : ds)
-      for (const Tap& h : hs)
-        for (const Tap& t : s.taps) {
-          x.push_back(image + input_of(p.axis[0], od, d) * in.stride[2] + input_of(p.axis[1], oh, h) * in.stride[3] +
-                      input_of(p.axis[2], s.first, t) * in.stride[4]);
-          w.push_back(packed + ((d.tap * p.axis[1].kernel + h.tap) * p.axis[2].kernel + t.tap) * p.channels);
-        }
+  void set(const Depthwise& p, i64 od, i64 oh, const View<const T>& in, const T* image, const T* packed) {
+    x.clear(), w.clear();
+    for (const AxisReads::Read* d = p.reads[0].of(od); d < p.reads[0].of(od + 1); ++d)
+      for (const AxisReads::Read* h = p.reads[1].of(oh); h < p.reads[1].of(oh + 1); ++h) {
+        x.push_back(image + d->input * in.stride[2] + h->input * in.stride[3]);
+        w.push_back(packed + (d->tap * p.axis[1].kernel + h->tap) * p.axis[2].kernel * p.channels);
+      }
   }
 };
 
-// An array with adjacent channels: a view of it, or a copy when its strides spread them.
-template <class T>
-struct Adjacent {
-  std::vector<std::remove_const_t<T>> copy;
-  View<T> view, original;
-  i64 extent[5];
-
-  Adjacent(const View<T>& v, i64 batch, i64 channels, i64 d, i64 h, i64 w) : view(v), original(v), extent{batch, channels, d, h, w} {
-    if (v.stride[1] == 1) return;
-    copy.resize(std::size_t(batch * d * h * w * channels));
-    view = {copy.data(), {d * h * w * channels, 1, h * w * channels, w * channels, channels}};
+// The taps that a stretch reads as runs. What a run's taps read lies one position apart.
+void add_runs(const Depthwise& p, const Depthwise::Stretch& s, i64 column, std::vector<DepthwiseRun>& runs) {
+  const StencilAxis& a = p.axis[2];
+  std::vector<Tap> taps = s.taps;
+  const auto key = [&](const Tap& t) { return std::pair(t.in_phase, input_of(a, s.first, t)); };
+  std::sort(taps.begin(), taps.end(), [&](const Tap& x, const Tap& y) { return key(x) < key(y); });
+  i64 last = 0, apart = 0;  // the tap before, and how far apart the taps of a run are in the kernel
+  for (std::size_t i = 0; i < taps.size(); ++i) {
+    const i64 input = input_of(a, s.first, taps[i]), step = taps[i].tap - last;
+    const bool next = i > 0 && taps[i].in_phase == taps[i - 1].in_phase && input == input_of(a, s.first, taps[i - 1]) + a.in_stride;
+    last = taps[i].tap;
+    if (next && runs.back().taps < kMaxRun && (runs.back().taps == 1 || step == apart))
+      apart = step, runs.back().w_step = step * p.channels, ++runs.back().taps;
+    else
+      runs.push_back({input * column, last * p.channels, 0, 1});
   }
-  // Calls f(element of the copy, element of the original) for all of them.
-  template <class F>
-  void each(F f) {
-    if (copy.empty()) return;
-    auto at = copy.begin();
-    for (i64 n = 0; n < extent[0]; ++n)
-      for (i64 d = 0; d < extent[2]; ++d)
-        for (i64 h = 0; h < extent[3]; ++h)
-          for (i64 w = 0; w < extent[4]; ++w)
-            for (i64 c = 0; c < extent[1]; ++c)
-              f(*at++, original.data[n * original.stride[0] + c * original.stride[1] + d * original.stride[2] + h * original.stride[3] +
-                                     w * original.stride[4]]);
-  }
-};
+}
 
 }  // namespace
+
+AxisReads::AxisReads(const StencilAxis& a) {
+  for (i64 o = 0; o < a.out_size; ++o) {
+    begin.push_back(i64(all.size()));
+    for (const Tap& t : taps_at(a, o)) all.push_back({t.tap, input_of(a, o, t)});
+  }
+  begin.push_back(i64(all.size()));
+}
 
 Depthwise::Depthwise(const Spec& spec, Direction direction, int threads_)
     : batch(spec.batch), channels(spec.groups), taps(1), threads(threads_) {
   for (int i = 0; i < 3; ++i) {
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
+    if (i < 2) reads[i] = AxisReads(axis[i]);
   }
   const StencilAxis& w = axis[2];
   for (i64 phase = 0; phase < std::min(w.out_stride, w.out_size); ++phase)
@@ -94,66 +96,134 @@ Depthwise::Depthwise(const Spec& spec, Direction direction, int threads_)
     }
 }
 
-double cycles(const Depthwise& p, int lanes) {
+double cycles(const Depthwise& p, int lanes, bool channels_last) {
   double terms = 0;
   for (const StencilAxis& a : p.axis) terms = std::max(terms, double(a.taps.size()));
   const double outputs = double(p.batch) * double(p.axis[0].out_size) * double(p.axis[1].out_size) * double(p.axis[2].out_size);
   double each = 1;
   for (const StencilAxis& a : p.axis) each *= double(a.taps.size()) / double(std::max<i64>(1, std::min(a.out_stride, a.kernel)));
   const i64 vectors = p.channels < lanes ? p.channels : ceil_div(p.channels, lanes);
-  return outputs * double(vectors) * (1.5 * each + 6);
+  const double inputs = double(p.batch) * double(p.axis[0].in_size) * double(p.axis[1].in_size) * double(p.axis[2].in_size);
+  const double turned = channels_last ? 0.0 : kTurned * (inputs + outputs) * double(p.channels);
+  return outputs * double(vectors) * (1.5 * each + 6) + turned;
 }
 
+// Channels become adjacent: squares in registers where the taps of a channel, or of a row of the kernel, are.
 template <class T>
-void pack_weights(const Depthwise& p, const Kernels<T>&, View<const T> weight, i64 group_stride, T* packed) {
-  for (i64 d = 0; d < p.axis[0].kernel; ++d)
-    for (i64 h = 0; h < p.axis[1].kernel; ++h)
-      for (i64 w = 0; w < p.axis[2].kernel; ++w)
-        for (i64 c = 0; c < p.channels; ++c)
-          *packed++ = weight.data[c * group_stride + d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]];
+void pack_weights(const Depthwise& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  const i64 height = p.axis[1].kernel, width = p.axis[2].kernel;
+  const bool rows = weight.stride[4] == 1, planes = rows && weight.stride[3] == width && weight.stride[2] == height * width;
+  const i64 run = planes ? p.taps : rows ? width : 1;
+  for (i64 t = 0; t < p.taps; t += run)
+    k.transpose(weight.data + t / width / height * weight.stride[2] + t / width % height * weight.stride[3] + t % width * weight.stride[4],
+                group_stride, packed + t * p.channels, p.channels, p.channels, run, nullptr);
 }
 
 namespace {
 
+// The runs of every stretch, one after another.
+struct Runs {
+  std::vector<DepthwiseRun> all;
+  std::vector<i64> begin{0};  // [stretch], and the end
+
+  Runs(const Depthwise& p, i64 column) {
+    for (const Depthwise::Stretch& s : p.stretches) add_runs(p, s, column, all), begin.push_back(i64(all.size()));
+  }
+};
+
+// Arrays of some images whose channels are adjacent, `channels` of them, and the weights of those.
 template <class T>
-void run_adjacent(const Depthwise& p, const Kernels<T>& k, const View<const T>& in, const T* packed, const Epilogue<T>& epilogue,
-                  const View<T>& out) {
-  const i64 rows = p.axis[0].out_size * p.axis[1].out_size;
-  const i64 at_once = std::max<i64>(1, kRowBytes / (p.axis[2].out_size * p.channels * i64(sizeof(T))));
+struct Adjacent {
+  View<const T> in;
+  const T* packed;
+  Epilogue<T> epilogue;
+  View<T> out;
+  i64 images, channels;
+};
+
+// The outputs [begin, end) of a row, a block at a time, so that what the phases write in turn is still near.
+template <class T>
+void run_row(const Depthwise& p, const Kernels<T>& k, const Runs& runs, DepthwiseReads<T> r, i64 begin, i64 end, const Adjacent<T>& of,
+             T* y) {
+  const i64 stride = p.axis[2].out_stride, column = of.out.stride[4];
+  const i64 block = round_up(std::max<i64>(1, kBlockBytes / (of.channels * stride * i64(sizeof(T)))), 8) * stride;
+  for (; begin < end; begin += block) {
+    const i64 last = std::min(end, begin + block);
+    for (std::size_t i = 0; i < p.stretches.size(); ++i) {
+      const Depthwise::Stretch& s = p.stretches[i];
+      const i64 q = std::clamp<i64>(ceil_div(begin - s.first, stride), 0, s.count);
+      const i64 q_end = std::min(s.count, ceil_div(last - s.first, stride));
+      r.runs = runs.all.data() + runs.begin[i], r.count = runs.begin[i + 1] - runs.begin[i];
+      if (q < q_end) k.depthwise(y + s.first * column, stride * column, r, q, q_end, of.channels, of.epilogue.bias);
+    }
+    if (of.epilogue.activation != Activation::none)
+      for (i64 o = begin; o < last; ++o) k.activate(y + o * column, of.channels, T(0), of.epilogue.activation, of.epilogue.slope);
+  }
+}
+
+template <class T>
+void run_adjacent(const Depthwise& p, const Kernels<T>& k, const Adjacent<T>& of, int threads) {
+  const i64 rows = p.axis[0].out_size * p.axis[1].out_size, columns = p.axis[2].out_size;
+  const i64 row_bytes = columns * of.channels * i64(sizeof(T)), at_once = std::max<i64>(1, kRowBytes / row_bytes);
   const i64 chunks = ceil_div(rows, at_once);
   // Long rows, as in 1-D, are cut as well.
-  const i64 cuts = std::max<i64>(
-      1, std::min(p.axis[2].out_size * p.channels * i64(sizeof(T)) / kRowBytes, 4 * p.threads / std::max<i64>(1, p.batch * chunks)));
-  parallel_for(p.batch * chunks * cuts, p.threads, [&](i64 task) {
+  const i64 cuts = std::max<i64>(1, std::min(row_bytes / kRowBytes, 4 * threads / std::max<i64>(1, of.images * chunks)));
+  const Runs runs(p, of.in.stride[4]);
+  parallel_for(of.images * chunks * cuts, threads, [&](i64 task) {
     const i64 image = task / (chunks * cuts), chunk = task / cuts % chunks, cut = task % cuts;
+    Operands<T> from;
     for (i64 row = chunk * at_once; row < std::min(rows, (chunk + 1) * at_once); ++row) {
       const i64 od = row / p.axis[1].out_size, oh = row % p.axis[1].out_size;
-      const std::vector<Tap> ds = taps_at(p.axis[0], od), hs = taps_at(p.axis[1], oh);
-      T* y = out.data + image * out.stride[0] + od * out.stride[2] + oh * out.stride[3];
-      for (const Depthwise::Stretch& s : p.stretches) {
-        const i64 begin = cut * s.count / cuts, end = (cut + 1) * s.count / cuts;
-        const i64 x_step = p.axis[2].in_stride * in.stride[4], y_step = p.axis[2].out_stride * out.stride[4];
-        const Operands<T> from(p, s, ds, hs, od, oh, in, in.data + image * in.stride[0] + begin * x_step, packed);
-        k.depthwise(y + s.first * out.stride[4] + begin * y_step, y_step, from.x.data(), x_step, from.w.data(), i64(from.x.size()),
-                    end - begin, p.channels, epilogue.bias);
-        if (epilogue.activation != Activation::none)
-          for (i64 q = begin; q < end; ++q)
-            k.activate(y + s.first * out.stride[4] + q * y_step, p.channels, T(0), epilogue.activation, epilogue.slope);
-      }
+      from.set(p, od, oh, of.in, of.in.data + image * of.in.stride[0], of.packed);
+      const DepthwiseReads<T> reads{i64(from.x.size()), 0, p.axis[2].in_stride * of.in.stride[4], from.x.data(), from.w.data(), nullptr};
+      run_row(p, k, runs, reads, cut * columns / cuts, (cut + 1) * columns / cuts, of,
+              of.out.data + image * of.out.stride[0] + od * of.out.stride[2] + oh * of.out.stride[3]);
     }
   });
+}
+
+// Some channels of one image: those that are not adjacent become so in memory of the thread, and go back from there.
+template <class T>
+void run_block(const Depthwise& p, const Kernels<T>& k, Adjacent<T> of) {
+  const auto* a = p.axis;
+  const i64 in_size[] = {a[0].in_size, a[1].in_size, a[2].in_size}, out_size[] = {a[0].out_size, a[1].out_size, a[2].out_size}, zero[3] = {};
+  const View<T> to = of.out;
+  const auto packed_view = [&](auto* data, const i64* size) {
+    const auto at = packed_pixels(data, size, of.channels, zero);
+    return View<std::remove_pointer_t<decltype(data)>>{data, {at.image, 1, at.stride[0], at.stride[1], at.stride[2]}};
+  };
+  if (of.in.stride[1] != 1) {
+    T* pixels = scratch<T>(0, in_size[0] * in_size[1] * in_size[2] * of.channels);
+    gather_pixels(k, of.in, in_size, of.channels, 1, pixels, of.channels);
+    of.in = packed_view(static_cast<const T*>(pixels), in_size);
+  }
+  if (to.stride[1] != 1) of.out = packed_view(scratch<T>(1, out_size[0] * out_size[1] * out_size[2] * of.channels), out_size);
+  run_adjacent(p, k, of, 1);
+  if (to.stride[1] != 1) scatter_pixels(k, of.out.data, out_size, of.channels, 1, of.channels, to);
+}
+
+// The channels of a block: whole vectors, and both of its arrays in a part of the second-level cache where maps are small enough.
+i64 block_channels(const Depthwise& p, i64 lanes, i64 element_bytes) {
+  i64 in = element_bytes, out = element_bytes;
+  for (const StencilAxis& a : p.axis) in *= a.in_size, out *= a.out_size;
+  return std::min(p.channels, round_up(std::max<i64>(1, kMapsBytes / std::max<i64>(1, in + out)), lanes));
 }
 
 }  // namespace
 
 template <class T>
-void run(const Depthwise& p, const Kernels<T>& k, View<const T> x, const T* packed, const Epilogue<T>& epilogue, View<T> y) {
-  const StencilAxis* a = p.axis;
-  Adjacent<const T> inputs(x, p.batch, p.channels, a[0].in_size, a[1].in_size, a[2].in_size);
-  Adjacent<T> outputs(y, p.batch, p.channels, a[0].out_size, a[1].out_size, a[2].out_size);
-  inputs.each([](T& copy, const T& original) { copy = original; });
-  run_adjacent(p, k, inputs.view, packed, epilogue, outputs.view);
-  outputs.each([](const T& copy, T& original) { original = copy; });
+void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
+  if (in.stride[1] == 1 && out.stride[1] == 1)
+    return run_adjacent(p, k, Adjacent<T>{in, packed, epilogue, out, p.batch, p.channels}, p.threads);
+  const i64 block = block_channels(p, k.lanes, sizeof(T)), blocks = ceil_div(p.channels, block);
+  parallel_for(p.batch * blocks, p.threads, [&](i64 task) {
+    const i64 image = task / blocks, first = task % blocks * block;
+    Adjacent<T> of{in, packed + first, epilogue, out, 1, std::min(block, p.channels - first)};
+    of.in.data += image * in.stride[0] + first * in.stride[1];
+    of.out.data += image * out.stride[0] + first * out.stride[1];
+    if (epilogue.bias) of.epilogue.bias += first;
+    run_block(p, k, of);
+  });
 }
 
 #define TCONV_DEPTHWISE(T)                                                                    \

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One input and one output channel a group, channels adjacent in memory: lanes run over the groups, and nothing is packed but the weight.
+// Where channels are not adjacent, blocks of them are transposed, a map at a time, and the result is transposed back.
 //
 //   y[position][channel] = sum over taps of x[position's input][channel] * weights[tap][channel]
 //
@@ -11,6 +12,19 @@
 
 namespace tconv {
 
+// What the outputs of an axis read, in order of the taps.
+struct AxisReads {
+  struct Read {
+    i64 tap, input;
+  };
+  std::vector<Read> all;
+  std::vector<i64> begin;  // [output], and the end
+
+  AxisReads() = default;
+  explicit AxisReads(const StencilAxis& axis);
+  const Read* of(i64 output) const { return all.data() + begin[std::size_t(output)]; }
+};
+
 struct Depthwise {
   Depthwise(const Spec& spec, Direction direction, int threads);
 
@@ -21,6 +35,7 @@ struct Depthwise {
   };
 
   StencilAxis axis[3];
+  AxisReads reads[2];  // of the outer axes
   std::vector<Stretch> stretches;
   i64 batch, channels, taps;
   int threads;
@@ -28,16 +43,15 @@ struct Depthwise {
   // Whether lanes over groups can compute a problem.
   static bool possible(const Spec& spec) { return spec.groups > 1 && spec.in_channels == spec.groups && spec.out_channels == spec.groups; }
   i64 weight_elements() const { return taps * channels; }
-  i64 workspace() const { return 0; }
+  i64 workspace() const { return 0; }  // of adjacent channels; else two maps of a block of channels
 };
 
 // Estimated cycles on one thread.
-double cycles(const Depthwise& plan, int lanes);
+double cycles(const Depthwise& plan, int lanes, bool channels_last);
 
 template <class T>
 void pack_weights(const Depthwise& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
-// Arrays whose channels are not adjacent are copied.
 template <class T>
 void run(const Depthwise& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "activate.h"
+#include "depthwise_kernels.h"
 #include "halves.h"
 #include "kernels.h"
 #include "transforms.h"
@@ -387,29 +388,6 @@ void copy_stretches(const T* from, i64 ahead, T* to, const Stretch* stretches, i
     for (i64 i = 0; i < s->count; i += 64 / i64(sizeof(T))) __builtin_prefetch(at + ahead + i);
     zero_run<T, N>(to + s->to, s->zeros);
     copy_run<T, N>(at, to + s->to + s->zeros, s->count);
-  }
-}
-
-// V vectors of channels of one position.
-template <int V, class T, class V1>
-inline void depthwise_block(T* y, const T* const* x, i64 at, const T* const* w, i64 taps, i64 c, const T* bias, V1 zero) {
-  constexpr int N = sizeof(V1) / sizeof(T);
-  V1 acc[V];
-  for (int v = 0; v < V; ++v) acc[v] = bias ? load<V1>(bias + c + v * N) : zero;
-  for (i64 t = 0; t < taps; ++t)
-    for (int v = 0; v < V; ++v) acc[v] += load<V1>(w[t] + c + v * N) * load<V1>(x[t] + at + c + v * N);
-  for (int v = 0; v < V; ++v) store(y + c + v * N, acc[v]);
-}
-
-template <class T, int N>
-void depthwise(T* y, i64 y_step, const T* const* x, i64 x_step, const T* const* w, i64 taps, i64 count, i64 channels, const T* bias) {
-  using vec = Vec<T, N>;
-  for (i64 q = 0, at = 0; q < count; ++q, at += x_step, y += y_step) {
-    i64 c = 0;
-    for (; c + 4 * N <= channels; c += 4 * N) depthwise_block<4>(y, x, at, w, taps, c, bias, vec{});
-    for (; c + N <= channels; c += N) depthwise_block<1>(y, x, at, w, taps, c, bias, vec{});
-    if (c < channels && channels >= N) c = channels - N, depthwise_block<1>(y, x, at, w, taps, c, bias, vec{}), c += N;  // some again
-    for (; c < channels; ++c) depthwise_block<1>(y, x, at, w, taps, c, bias, T(0));
   }
 }
 

@@ -84,11 +84,25 @@ struct Stretch {
 template <class T>
 using CopyStretches = void (*)(const T* from, i64 ahead, T* to, const Stretch* stretches, i64 count);
 
-// A depthwise layer's stretch of positions, lanes over channels: y[q * y_step + c] = bias[c] + sum over t < taps of
-// x[t][q * x_step + c] * w[t][c] for q < count; `bias` may be null.
+// Taps of a row of a depthwise layer, lanes over channels: tap t < taps <= kMaxRun reads what tap 0 reads t positions further on, so that
+// neighbouring positions share their inputs.
+constexpr int kMaxRun = 4;
+struct DepthwiseRun {
+  i64 x, w, w_step, taps;
+};
+
+// What positions read: the same runs of each of `rows` rows of the input and of the kernel; position q is q * x_step further on.
 template <class T>
-using DepthwiseRow = void (*)(T* y, i64 y_step, const T* const* x, i64 x_step, const T* const* w, i64 taps, i64 count, i64 channels,
-                              const T* bias);
+struct DepthwiseReads {
+  i64 rows, count, x_step;
+  const T *const *x, *const *w;  // [row]
+  const DepthwiseRun* runs;
+};
+
+// A stretch of positions, begin <= q < end, and `bias` or null: y[q * y_step + c] = bias[c] + sum over rows r, runs and taps t of
+// x[r][run.x + (q + t) * x_step + c] * w[r][run.w + t * run.w_step + c].
+template <class T>
+using DepthwiseRow = void (*)(T* y, i64 y_step, const DepthwiseReads<T>& reads, i64 begin, i64 end, i64 channels, const T* bias);
 
 // A transform of Winograd's along one axis (transforms.h), for `outer` batches of lines and `run` adjacent lanes of each:
 // to[o * to.outer + i * to.line + lane] (+)= sum over j of matrix[i][j] * from[o * from.outer + j * from.line + lane].

@@ -13,13 +13,20 @@ constexpr double kCyclesPerThread = 1e5;
 // Of packing a weight: the forward layer's output channels lie near one another, an input gradient's are pages apart.
 constexpr double kPackPositions[] = {1.5, 1}, kPackChannels[] = {0.5, 2.5};
 
+constexpr double kMostTurned = 4 << 20;  // bytes
+
 // Channels enough to feed the products between Winograd's transforms.
 constexpr i64 kWinogradChannels = 16;
 
-// Why a method is not worth an estimate, or nothing.
-std::string implausible(Method method, const Plan& by_positions) {
+// Why a method is not worth an estimate, or nothing. `turned_bytes`: of a position of a vector of channels that must be transposed.
+std::string implausible(Method method, const Plan& by_positions, i64 turned_bytes) {
   if (method == Method::winograd && std::min(by_positions.channels, by_positions.outputs) < kWinogradChannels)
     return "a group has fewer than 16 channels, too few to pay for the transforms";
+  if (method == Method::depthwise) {
+    double in = double(turned_bytes), out = in;
+    for (const StencilAxis& a : by_positions.axis) in *= double(a.in_size), out *= double(a.out_size);
+    return in + out > kMostTurned ? "maps of a vector of channels are larger than 4 MiB, too large to transpose" : "";
+  }
   if (method != Method::channels) return {};
   double listed = 0;
   for (const StencilAxis& a : by_positions.axis) listed += double(a.out_size) * double(a.kernel);
@@ -48,7 +55,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
         return cycles(plan, use.channels_last) + packed(plan.weight_elements(), kPackChannels[int(dir)]);
       }
       case Method::depthwise:
-        return cycles(Depthwise(spec, dir, 1), lanes);
+        return cycles(Depthwise(spec, dir, 1), lanes, use.channels_last);
       default:
         return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes), use.pack_always);
     }
@@ -56,10 +63,10 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
   const Method last = asked > Method::winograd ? asked : Method::winograd;
   std::vector<Candidate> found;
   for (Method method : {Method::positions, Method::channels, Method::depthwise, last}) {
-    Candidate c{method, 0, refusal(method, spec, dir, use.channels_last)};
+    Candidate c{method, 0, refusal(method, spec, dir)};
     if (c.refused.empty() && !stands_for(asked, method))
       c.refused = asked == Method::direct ? "it is not direct" : "another method was asked for by name";
-    if (c.refused.empty() && asked != method) c.refused = implausible(method, by_positions);
+    if (c.refused.empty() && asked != method) c.refused = implausible(method, by_positions, use.channels_last ? 0 : lanes * bytes);
     if (c.refused.empty()) c.cycles = estimate(method);
     found.push_back(std::move(c));
   }
@@ -76,16 +83,15 @@ const Candidate& best(const std::vector<Candidate>& candidates) {
 
 }  // namespace
 
-std::string refusal(Method method, const Spec& spec, Direction direction, bool channels_last) {
+std::string refusal(Method method, const Spec& spec, Direction direction) {
   if (method >= Method::winograd) return Winograd::refusal(spec, direction, tile_of(method));
   if (method != Method::depthwise) return {};
-  if (!Depthwise::possible(spec)) return "it is not depthwise: a group has more than one input or output channel, or there is one group";
-  return channels_last ? "" : "its lanes run over groups, whose channels are adjacent only in channels-last arrays";
+  return Depthwise::possible(spec) ? "" : "it is not depthwise: a group has more than one input or output channel, or there is one group";
 }
 
 Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int threads, i64 element_bytes, Use use)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
-  if (const std::string why = refusal(asked, spec, dir, use.channels_last); !why.empty()) throw std::invalid_argument(why);
+  if (const std::string why = refusal(asked, spec, dir); !why.empty()) throw std::invalid_argument(why);
   auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes, !use.channels_last);
   candidates = consider(spec, dir, isa, asked, *by_positions, element_bytes, use);
   method = best(candidates).method;

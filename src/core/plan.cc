@@ -377,8 +377,12 @@ double cycles(const Plan& p, bool channels_last) {
   const double written = double(p.batch * p.outputs) * double(d.out_size) * double(h.out_size) * double(w.out_size) / double(p.lanes);
   // Adjacent channels are transposed in registers on both ways.
   const double packed = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(w.in_size);
+  // Phases along a row that are taken apart, by calls of their own; more than a few of them by way of squares.
+  const i64 phases = i64(w.in_phases.size());
+  const double lines = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(phases > 1 ? phases : 0);
+  const double split = channels_last ? 0.0 : (phases > 4 ? 35.0 : 10.0) * lines;
   const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) : 0.0;
-  return double(p.groups) * (boxes * p.box_cycles + kWriteCycles * written + turned);
+  return double(p.groups) * (boxes * p.box_cycles + kWriteCycles * written + split + turned);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
