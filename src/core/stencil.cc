@@ -385,7 +385,7 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
     for (i64 h = 0; h < p.axis[1].kernel; ++h)
       for (i64 w = 0; w < p.axis[2].kernel; ++w) element.push_back(d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]);
   // Channel by channel, as the weight usually lies in memory; the order of one channel's weights in a tile is worked out once.
-  constexpr i64 kChannels = 16;
+  constexpr i64 kChannels = 16, kFewest = 4;  // of a task; taps that are worth a transpose
   const i64 chunks = ceil_div(p.channels, kChannels);
   parallel_for(p.groups * chunks, p.threads, [&](i64 task) {
     const i64 group = task / chunks, begin = task % chunks * kChannels, end = std::min(p.channels, begin + kChannels);
@@ -404,7 +404,7 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
                 order.push_back(i % outputs * weight.stride[1] + element[std::size_t(g.taps[i / outputs][t])]);
             const i64 size = i64(order.size()), tall = std::min(rows, r + height) - r;
             // A tile whose taps are adjacent and whose outputs are not, as those of an input gradient, is transposed as it lies.
-            const bool lies = even_steps(order, tall, weight.stride[1]);
+            const bool lies = taps >= kFewest && even_steps(order, tall, weight.stride[1]);
             for (i64 c = begin; c < end; ++c)
               if (lies)
                 k.transpose(from + c * weight.stride[0] + order[0], weight.stride[1], to + c * size, tall, tall, size / tall, nullptr);
