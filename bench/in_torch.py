@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradients and half precision beside PyTorch, on the same numbers in one process and in turns. Two tables of docs/performance.md.
 
-`python -m bench torch gradients`: by the input, by the weight, and both in one call, against the operator that PyTorch's autograd calls, in
-the faster of its two memory formats. `python -m bench torch bfloat16` (or float16): the layer, also against ours in float32.
+`python -m bench torch gradients`: by the input, by the weight, and both in one call, against the operator that PyTorch's autograd calls, each
+side in the faster of its two memory formats, and ours on contiguous arrays alone. `python -m bench torch bfloat16` (or float16): the layer, also against ours in float32.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ WRONG = {"gradients": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}  # of the largest
 
 
 class Turn(NamedTuple):
-    """What is timed in turns: our call, PyTorch's in its formats, which must both give the exact result, and further ones of ours."""
+    """What is timed in turns: our calls and PyTorch's in their formats, which must all give the exact result, and further ones of ours.
 
-    ours: Call
+    `last`: there is a place for our call on channels-last arrays, beside the one on contiguous arrays.
+    """
+
+    ours: list[Call]
     torch: list[Call]
     others: list[Call]
     exact: Any
+    last: bool = False
 
 
 def main(arguments: list[str]) -> int:
@@ -65,14 +69,17 @@ def main(arguments: list[str]) -> int:
 def _row(layer: Layer, columns: list[Turn], asked: argparse.Namespace) -> tuple[list[str], list[float]]:
     cells, ratios = [], []
     for column in columns:
-        errors = [_error(call(), column.exact) for call in (column.ours, *column.torch)]
+        errors = [_error(call(), column.exact) for call in (*column.ours, *column.torch)]
         if not max(errors) < WRONG[asked.what]:
             raise SystemExit(f"bench: {layer.name}: errors of {errors} of the largest value")
-        mine, *times = medians(asked.rounds, column.ours, *column.torch, *column.others, seconds=asked.seconds, settle=True)
-        best, others = min(times[: len(column.torch)]), times[len(column.torch) :]
-        ratios += [best / mine, *(other / mine for other in others)]
-        cells += [f"{best:.3g}", f"{mine:.3g}", *(f"{other:.3g}" for other in others), *(f"{r:.2f}" for r in ratios[-1 - len(others) :]),
-                  f"{errors[0]:.0e} / {max(errors[1:]):.0e}"]  # fmt: skip
+        times = medians(asked.rounds, *column.ours, *column.torch, *column.others, seconds=asked.seconds, settle=True)
+        first, rest = len(column.ours), len(column.ours) + len(column.torch)
+        mine, best, others = times[:first], min(times[first:rest]), times[rest:]
+        found = [best / min(mine), *(other / min(mine) for other in others)]
+        ratios += [*found, *([best / mine[0]] if column.last else [])]
+        shown = [f"{time:.3g}" for time in mine] + ["-"] * (column.last and first == 1)
+        cells += [f"{best:.3g}", *shown, *(f"{other:.3g}" for other in others), *(f"{ratio:.2f}" for ratio in found),
+                  f"{max(errors[:first]):.0e} / {max(errors[first:]):.0e}"]  # fmt: skip
     return cells, ratios
 
 
@@ -93,14 +100,28 @@ def _gradients(layer: Layer, what: str) -> Iterator[Turn]:
     told = _words(spec)
     double = _backward(spec, *(a.astype(np.float64) for a in (grad, x, w)))[0]((True, True))
     exact = tuple(a.numpy() for a in double)
-    calls: tuple[Call, ...] = (
-        lambda: tconv.conv_transpose_grad_input(grad, w, spec.input_size, **told),
-        lambda: tconv.conv_transpose_grad_weight(x, grad, spec.kernel_size, **told),
-        lambda: tuple(tconv.conv_transpose_grads(x, w, grad, grads=("input", "weight"), **told)[:2]),
-    )
+    formats = [_our_gradients(spec, x, w, grad, told)]
+    if len(_formats(spec)) > 1:
+        last = [np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, grad)]
+        formats.append(_our_gradients(spec, last[0], w, last[1], {**told, "layout": "channels_last"}))
     theirs = _backward(spec, grad, x, w)
-    for ours, mask, wanted in zip(calls, ((True, False), (False, True), (True, True)), (exact[0], exact[1], exact), strict=True):
-        yield Turn(ours, [_masked(run, mask) for run in theirs], [], wanted)
+    for ours, mask, wanted in zip(zip(*formats, strict=True), ((True, False), (False, True), (True, True)), (exact[0], exact[1], exact),
+                                  strict=True):  # fmt: skip
+        yield Turn(list(ours), [_masked(run, mask) for run in theirs], [], wanted, last=True)
+
+
+def _our_gradients(spec: Spec, x: Any, w: Any, grad: Any, told: dict[str, Any]) -> tuple[Call, ...]:
+    """By input, by weight, and both; channels come second in the results."""
+
+    def seen(found: Any) -> Any:
+        return np.moveaxis(found, -1, 1) if "layout" in told else found
+
+    def both() -> Any:
+        by = tconv.conv_transpose_grads(x, w, grad, grads=("input", "weight"), **told)
+        return seen(by[0]), by[1]
+
+    return (lambda: seen(tconv.conv_transpose_grad_input(grad, w, spec.input_size, **told)),
+            lambda: tconv.conv_transpose_grad_weight(x, grad, spec.kernel_size, **told), both)  # fmt: skip
 
 
 def _masked(run: Callable[[tuple[bool, bool]], Any], mask: tuple[bool, bool]) -> Call:
@@ -144,7 +165,7 @@ def _half(layer: Layer, what: str) -> Iterator[Turn]:
     exact = run(
         *(torch.from_numpy(a.astype(np.float64)) for a in wide), None, spec.stride, padding, extra, spec.groups, spec.dilation
     ).numpy()
-    yield Turn(lambda: ours(x, out=out), [called(*pair) for pair in pairs],
+    yield Turn([lambda: ours(x, out=out)], [called(*pair) for pair in pairs],
                [lambda: single(wide[0], out=out_single), lambda: single(x.astype(np.float32)).astype(kind)], exact)  # fmt: skip
 
 
@@ -166,10 +187,10 @@ def _formats(spec: Spec) -> list[Any]:
     return [torch.contiguous_format, *([last[spec.rank]] if spec.rank in last else [])]
 
 
-_OF_EACH = ["{}: PyTorch, ms", "ours, ms", "ratio", "errors"]
+_OF_EACH = ["{}: PyTorch, ms", "ours, ms", "ours channels last, ms", "ratio", "errors"]
 TABLES: dict[str, tuple[Callable[[Layer, str], Iterator[Turn]], list[str], list[str]]] = {
     "gradients": (_gradients, [head.format(by) for by in ("by input", "by weight", "both") for head in _OF_EACH],
-                  ["by input", "by weight", "both in one call"]),
+                  [goal + alone for goal in ("by input", "by weight", "both in one call") for alone in ("", ", contiguous alone")]),
     "half": (_half, ["PyTorch, ms", "ours, ms", "ours in float32, ms", "converted, ms", "PyTorch / ours", "float32 / ours",
                      "converted / ours", "errors"],
              ["against PyTorch", "against ours in float32", "against converting to float32 and back"]),

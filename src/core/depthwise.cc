@@ -186,7 +186,8 @@ void run_adjacent(const Depthwise& p, const Kernels<T>& k, const Adjacent<T>& of
 template <class T>
 void run_block(const Depthwise& p, const Kernels<T>& k, Adjacent<T> of) {
   const auto* a = p.axis;
-  const i64 in_size[] = {a[0].in_size, a[1].in_size, a[2].in_size}, out_size[] = {a[0].out_size, a[1].out_size, a[2].out_size}, zero[3] = {};
+  const i64 in_size[] = {a[0].in_size, a[1].in_size, a[2].in_size}, out_size[] = {a[0].out_size, a[1].out_size, a[2].out_size};
+  const i64 zero[3] = {};
   const View<T> to = of.out;
   const auto packed_view = [&](auto* data, const i64* size) {
     const auto at = packed_pixels(data, size, of.channels, zero);

@@ -11,7 +11,6 @@ namespace {
 
 constexpr i64 kSumsBytes = 384 << 10;  // sums of a task: with a part of the weights they fit a second-level cache
 constexpr i64 kInputBytes = 1 << 20;   // transposed inputs of a task; a part of the channels is in use at a time
-
 constexpr i64 kLongRow = 6;            // outputs of a row that are read in steps
 
 // Input coordinate that an output reads through a tap.
@@ -183,7 +182,8 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
       const i64 image = (first + i) / per_image, row = (first + i) % per_image;
       to[first + i] = of.out.data + image * of.out.image + rows.targets[row];
       const i64* source = rows.sources.data() + row * taps;
-      for (i64 t = 0; t < taps; ++t) tile[t * tall + i] = source[t] == Rows::kOutside ? of.zeros : of.in.data + image * of.in.image + source[t];
+      const T* data = of.in.data + image * of.in.image;
+      for (i64 t = 0; t < taps; ++t) tile[t * tall + i] = source[t] == Rows::kOutside ? of.zeros : data + source[t];
     }
   }
   const i64 part = even(g.channels, terms_at_once(taps * g.channels) / std::max<i64>(taps, 1));  // channels added up in one go
@@ -353,7 +353,8 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
                                     : packed_pixels<T>(room, out_size, lanes, out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
       const Epilogue<T> lane{lane_bias, epilogue.activation, epilogue.slope};
-      const Operands<T> operands{pixels, zeros, packed + (group * g.blocks + b) * g.taps * g.channels * g.block, blocks, lane, sums, images};
+      const T* weights = packed + (group * g.blocks + b) * g.taps * g.channels * g.block;
+      const Operands<T> operands{pixels, zeros, weights, blocks, lane, sums, images};
       for (const Gather::Triple& triple : slab.triples)
         multiply<T>(g, k, triple, operands);
       if (direct) continue;

@@ -415,8 +415,19 @@ constexpr void fill(Kernels<T>& k) {
 
 template <class T, int N, int Registers>
 constexpr Kernels<T> make() {
-  Kernels<T> k{
-      N, {}, {}, {}, {}, weave<T, N>, unweave<T, N>, transpose<T, N>, copy<T, N>, copy_stretches<T, N>, depthwise<T, N>, activate<T, N>, {}};
+  Kernels<T> k{N,
+               {},
+               {},
+               {},
+               {},
+               weave<T, N>,
+               unweave<T, N>,
+               transpose<T, N>,
+               copy<T, N>,
+               copy_stretches<T, N>,
+               depthwise<T, N>,
+               activate<T, N>,
+               {}};
   fill<T, N, Registers, kMaxRows>(k);
   fill_transforms<T, N>(k);
   return k;

@@ -221,8 +221,8 @@ void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const
     const i64 count = i64(p.from.size());
     for (i64 c = 0; c < depth; c += part)
       for (i64 r = 0; r < count; r += p.height)
-        k.gathered[kGatherVecs][std::min(p.height, count - r)](c, std::min(depth, c + part), 1, p.from.data() + r, &none, weights, p.to.data() + r,
-                                                  p.constant ? bias : nullptr, c > 0);
+        k.gathered[kGatherVecs][std::min(p.height, count - r)](c, std::min(depth, c + part), 1, p.from.data() + r, &none, weights,
+                                                               p.to.data() + r, p.constant ? bias : nullptr, c > 0);
     weights += depth * w.block;
   }
 }
