@@ -106,8 +106,10 @@ def test_the_limits_of_the_machine_are_measured_in_the_same_run(
     found = facts(capsys, LINE, "--peers", "")
     limits, cell = found["limits"], found["peers"]["tconv_op"]
     spec = Spec.parse(LINE)
-    assert found["roofline"]["seconds"] == pytest.approx(4 * (2 * 90 + 192 + 8 * 11 * 13) / limits["gbytes"] / 1e9)
-    assert found["roofline"]["bound"] == "bytes" and spec.macs > 0 and set(limits) == {"gflops", "gbytes"}
+    # Which of the two it is depends on what else the machine does meanwhile.
+    seconds = {"bytes": 4 * (2 * 90 + 192 + 8 * 11 * 13) / limits["gbytes"] / 1e9, "multiply-adds": 2 * spec.macs / limits["gflops"] / 1e9}
+    assert found["roofline"]["seconds"] == pytest.approx(max(seconds.values()))
+    assert found["roofline"]["bound"] == max(seconds, key=seconds.__getitem__) and set(limits) == {"gflops", "gbytes"}
     assert cell["share"] == found["roofline"]["seconds"] / cell["median"]
     assert found["verdict"] == f"No other library was timed: Operator reaches {cell['share']:.0%} of the roofline."
 
