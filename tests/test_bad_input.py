@@ -441,7 +441,7 @@ def test_the_core_refuses_a_meaningless_problem(changes):
     "name", ["", "avx9000", "auto", "direct", "direct_", "direct_AVX2", "fast_" + KERNEL.split("_")[1], "_", "x" * 10_000]
 )
 def test_the_core_refuses_an_unknown_kernel(name):
-    for run in (lambda: _core.Stencil(problem(), True, False, name, 1), lambda: _core.grad_weight(problem(), name, X, GRAD, W.copy(), 1)):
+    for run in (lambda: _core.Stencil(problem(), True, "float32", name, 1), lambda: _core.grad_weight(problem(), name, X, GRAD, W.copy(), 1)):
         with pytest.raises(REFUSED):
             run()
 
@@ -456,7 +456,7 @@ def spoilt(array):
 
 def test_the_core_refuses_arrays_that_do_not_fit():
     for is_forward, source, target in ((True, X, GRAD), (False, GRAD, X)):
-        stencil = _core.Stencil(problem(), is_forward, False, KERNEL, 1)
+        stencil = _core.Stencil(problem(), is_forward, "float32", KERNEL, 1)
         packed = np.zeros(stencil.weight_elements, "float32")
         stencil.pack(W, packed)
         read_only = target.copy()
@@ -492,7 +492,7 @@ def test_the_core_refuses_gradients_that_do_not_fit():
 def test_the_core_takes_any_number_of_threads():
     expected = forward(X, W, threads=1)
     for threads in (-(2**31), -1, 0, 1, 64):
-        stencil = _core.Stencil(problem(), True, False, KERNEL, threads)
+        stencil = _core.Stencil(problem(), True, "float32", KERNEL, threads)
         packed, out = np.zeros(stencil.weight_elements, "float32"), np.zeros_like(GRAD)
         stencil.pack(W, packed)
         stencil.run(X, packed, None, out)

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from definition import Judge, Problem, assert_same_bits, random_problem
-from test_kernels import WIDTHS, Fenced, check, in_a_process, judge_of
+from test_kernels import BFLOAT16, DTYPES, WIDTHS, Fenced, check, in_a_process, judge_of
 from test_operators import assert_guarded, inner_views
 
 import tconv
@@ -23,7 +23,7 @@ def depthwise(problem: Problem, channels: int, layout: str = "channels_last") ->
     return dataclasses.replace(problem, cin=channels, cout=channels, groups=channels, layout=layout)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @forced
 def test_random_geometries(kernel, dtype):
     for seed in range(40_000, 40_060):
@@ -32,7 +32,7 @@ def test_random_geometries(kernel, dtype):
             check(depthwise(problem, 2 + seed % 21, layout), kernel)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @forced
 def test_channels_around_vectors(kernel, dtype):
     for channels in WIDTHS[1::2]:
@@ -69,8 +69,8 @@ def test_channels_that_are_not_adjacent():
 
 
 def run_between_fences() -> None:
-    for kernel, channels, at_end in product(KERNELS, (3, 16, 37), (True, False)):
-        problem = depthwise(Problem((4, 9), (3, 4), (2, 2), (1, 1), ((1, 0), (1, 1)), 2, biased=True, seed=4), channels)
+    for kernel, channels, dtype, at_end in product(KERNELS, (3, 16, 37), ("float32", BFLOAT16), (True, False)):
+        problem = depthwise(Problem((4, 9), (3, 4), (2, 2), (1, 1), ((1, 0), (1, 1)), 2, dtype=dtype, biased=True, seed=4), channels)
         judge, fenced = Judge(problem), Fenced()
         x, grad = (fenced.array(problem.arranged(a), at_end) for a in (judge.x, judge.grad))
         w, bias = (fenced.array(a, at_end) for a in (judge.w, judge.bias))

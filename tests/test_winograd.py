@@ -32,7 +32,7 @@ def winograd_problem(seed: int, **fixed) -> Problem:
     crop = tuple(definition._random_crop(rng, n, k, s, 1) for n, (k, s) in zip(size, forms, strict=True))
     groups = int(rng.choice([1, 1, 1, 2]))
     cin, cout = (groups * int(rng.choice([1, 3, 8, 17, 35])) for _ in range(2))
-    words = {"batch": int(rng.choice([1, 2, 5])), "dtype": str(rng.choice(["float32", "float64"])), "biased": bool(rng.random() < 0.5),
+    words = {"batch": int(rng.choice([1, 2, 5])), "dtype": test_kernels.DTYPES[rng.integers(4)], "biased": bool(rng.random() < 0.5),
              "layout": str(rng.choice(["channels_first", "channels_last"]))}  # fmt: skip
     kernel, stride = zip(*forms, strict=True)
     return Problem(size, kernel, stride, (1,) * rank, crop, cin=cin, cout=cout, groups=groups, seed=seed, **{**words, **fixed})
@@ -191,6 +191,6 @@ def test_auto_takes_it_where_it_wins_and_direct_never():
 def test_weights_transformed_for_one_call_count():
     """Large weights and a small map: an Operator may keep transformed weights that a single call would not pay for."""
     problem = _core.Problem(1, 512, 512, 1, [8, 8], [3, 3], [1, 1], [1, 1], [(1, 1), (1, 1)], False, True)
-    once, always = (_core.Stencil(problem, True, False, f"auto_{BEST}", 1, pack_always) for pack_always in (False, True))
+    once, always = (_core.Stencil(problem, True, "float32", f"auto_{BEST}", 1, pack_always) for pack_always in (False, True))
     assert once.candidates[-1][1] < always.candidates[-1][1]
     assert not always.kernel.startswith("winograd")

@@ -18,6 +18,7 @@
 #include "../core/grad_bias.h"
 #include "../core/grad_weight.h"
 #include "../core/half.h"
+#include "../core/half_layer.h"
 #include "../core/layer.h"
 #include "../core/parallel.h"
 #include "problem.h"
@@ -97,87 +98,133 @@ Method method(const std::string& kernel) {
   return Method(found - std::begin(kMethods));
 }
 
+// What arrays hold. Half precision is handed over as its bits, in dense arrays, and packed as float32's words.
+enum class Dtype { float32, float64, bfloat16, float16 };
+constexpr const char* kDtypes[] = {"float32", "float64", "bfloat16", "float16"};
+
+Dtype dtype(const std::string& name) {
+  const auto found = std::find(std::begin(kDtypes), std::end(kDtypes), name);
+  require(found != std::end(kDtypes), "no such dtype");
+  return Dtype(found - std::begin(kDtypes));
+}
+
+using Bits = std::uint16_t;
+
 // A prepared stencil: geometry and kernel fixed, weights packed by the caller or anew in every call.
 class Stencil {
  public:
-  Stencil(const Problem& problem, bool forward, bool is_double, const std::string& kernel, int threads, bool pack_always)
-      : problem_(problem),
-        forward_(forward),
-        double_(is_double),
-        layer_(problem.spec, forward ? Direction::forward : Direction::grad_input, isa(kernel), method(kernel), std::max(threads, 1),
-               is_double ? 8 : 4, {pack_always, problem.channels_last}) {}
+  Stencil(const Problem& problem, bool forward, const std::string& kind, const std::string& kernel, int threads, bool pack_always)
+      : problem_(problem), forward_(forward), dtype_(dtype(kind)) {
+    const Direction direction = forward ? Direction::forward : Direction::grad_input;
+    const Use use{pack_always, problem.channels_last};
+    if (dtype_ == Dtype::bfloat16 || dtype_ == Dtype::float16)
+      half_.emplace(problem.spec, direction, isa(kernel), method(kernel), std::max(threads, 1), use,
+                    dtype_ == Dtype::bfloat16 ? Half::bfloat16 : Half::float16);
+    else
+      whole_.emplace(problem.spec, direction, isa(kernel), method(kernel), std::max(threads, 1), dtype_ == Dtype::float64 ? 8 : 4, use);
+  }
 
-  i64 weight_elements() const { return layer_.weight_elements(); }
-  std::vector<i64> signature() const { return layer_.signature(); }
-  std::string kernel() const { return std::string(name(layer_.method)) + "_" + layer_.isa.name; }
-  int threads() const { return layer_.threads(); }
-  int lanes() const { return double_ ? layer_.isa.f64->lanes : layer_.isa.f32->lanes; }
-  i64 workspace_bytes() const { return layer_.workspace() * (double_ ? 8 : 4); }
+  i64 weight_elements() const { return layer().weight_elements(); }
+  std::vector<i64> signature() const {
+    std::vector<i64> found = layer().signature();
+    if (half_) found.push_back(half_->paired());
+    return found;
+  }
+  std::string kernel() const { return std::string(name(layer().method)) + "_" + layer().isa.name; }
+  int threads() const { return layer().threads(); }
+  int lanes() const {  // channels and positions of a vector of products
+    const Isa& of = layer().isa;
+    return dtype_ == Dtype::float64 ? of.f64->lanes : of.f32->lanes * (of.dot > 0 ? 2 : 1);
+  }
+  i64 workspace_bytes() const { return layer().workspace() * (dtype_ == Dtype::float64 ? 8 : 4); }
 
   // (method, estimated cycles on one thread or None, why it was refused or ""), in the order of consideration.
   std::vector<std::tuple<std::string, std::optional<double>, std::string>> candidates() const {
     std::vector<std::tuple<std::string, std::optional<double>, std::string>> found;
-    for (const Candidate& c : layer_.candidates)
+    for (const Candidate& c : layer().candidates)
       found.emplace_back(name(c.method), c.refused.empty() ? std::optional(c.cycles) : std::nullopt, c.refused);
     return found;
   }
 
-  void pack(const In& weight, const Out& packed) const { double_ ? pack_as<double>(weight, packed) : pack_as<float>(weight, packed); }
+  void pack(const In& weight, const Out& packed) const {
+    with_types([&](auto element, auto word) {
+      using T = decltype(element);
+      using Word = decltype(word);
+      const View<const T> from = problem_.weight<const T>(weight);
+      check_vector<Word>(packed, weight_elements(), "packed");
+      check_dense<T>(weight, "weight");
+      Word* to = static_cast<Word*>(packed.data());
+      nb::gil_scoped_release release;
+      pack_words(from, to);
+    });
+  }
 
   // With weights packed on the way, into memory that the calling thread keeps.
   void apply(const In& x, const In& weight, const std::optional<In>& bias, const Out& out, int activation, double slope) const {
-    double_ ? apply_as<double>(x, weight, {*this, bias, activation, slope}, out)
-            : apply_as<float>(x, weight, {*this, bias, activation, slope}, out);
+    with_types([&](auto element, auto word) {
+      using T = decltype(element);
+      using Word = decltype(word);
+      const Call<T, Word> call(*this, x, bias, out, activation, slope);
+      const View<const T> from = problem_.weight<const T>(weight);
+      check_dense<T>(weight, "weight");
+      nb::gil_scoped_release release;
+      Word* packed = scratch<Word>(3, weight_elements());
+      pack_words(from, packed);
+      run_words(call, packed);
+    });
   }
 
   void run(const In& x, const In& packed, const std::optional<In>& bias, const Out& out, int activation, double slope) const {
-    double_ ? run_as<double>(x, packed, {*this, bias, activation, slope}, out)
-            : run_as<float>(x, packed, {*this, bias, activation, slope}, out);
+    with_types([&](auto element, auto word) {
+      using T = decltype(element);
+      using Word = decltype(word);
+      const Call<T, Word> call(*this, x, bias, out, activation, slope);
+      check_vector<Word>(packed, weight_elements(), "packed");
+      const Word* weights = static_cast<const Word*>(packed.data());
+      nb::gil_scoped_release release;
+      run_words(call, weights);
+    });
   }
 
  private:
-  template <class T>
-  void pack_as(const In& weight, const Out& packed) const {
-    const View<const T> from = problem_.weight<const T>(weight);
-    check_vector<T>(packed, weight_elements(), "packed");
-    T* to = static_cast<T*>(packed.data());
-    nb::gil_scoped_release release;
-    layer_.pack<T>(from, to);
+  const Layer& layer() const { return half_ ? half_->layer() : *whole_; }
+
+  // The types of an array's elements and of the words that are packed and summed.
+  template <class F>
+  void with_types(F f) const {
+    if (half_) return f(Bits(), float());
+    dtype_ == Dtype::float64 ? f(double(), double()) : f(float(), float());
   }
 
-  // What follows the sums, checked.
   template <class T>
-  struct After : Epilogue<T> {
-    After(const Stencil& s, const std::optional<In>& bias, int activation, double slope) {
-      if (bias) check_vector<T>(*bias, s.problem_.spec.out_channels, "bias");
+  void pack_words(const View<const T>& from, T* to) const {
+    whole_->pack<T>(from, to);
+  }
+  void pack_words(const View<const Bits>& from, float* to) const { half_->pack(from.data, to); }
+
+  // The arrays of a call and what follows the sums, checked.
+  template <class T, class Word>
+  struct Call {
+    View<const T> in;
+    View<T> out;
+    Epilogue<Word> after;
+
+    Call(const Stencil& s, const In& x, const std::optional<In>& bias, const Out& y, int activation, double slope)
+        : in(s.problem_.data<const T>(x, !s.forward_, "input")), out(s.problem_.data<T>(y, s.forward_, "output")) {
+      check_dense<T>(x, "input"), check_dense<T>(y, "output");
+      if (bias) check_vector<Word>(*bias, s.problem_.spec.out_channels, "bias");
       require(!bias || s.forward_, "bias: grad_input has none");
       require(!activation || s.forward_, "activation: grad_input has none");
       require(activation >= 0 && activation <= int(Activation::sigmoid), "activation: no such number");
-      this->bias = bias ? static_cast<const T*>(bias->data()) : nullptr;
-      this->activation = Activation(activation);
-      this->slope = T(slope);
+      after = {bias ? static_cast<const Word*>(bias->data()) : nullptr, Activation(activation), Word(slope)};
     }
   };
 
   template <class T>
-  void apply_as(const In& x, const In& weight, const After<T>& after, const Out& out) const {
-    const View<const T> in = problem_.data<const T>(x, !forward_, "input"), from = problem_.weight<const T>(weight);
-    const View<T> to = problem_.data<T>(out, forward_, "output");
-    nb::gil_scoped_release release;
-    T* packed = scratch<T>(3, weight_elements());
-    layer_.pack<T>(from, packed);
-    layer_.run<T>(in, packed, after, to);
+  void run_words(const Call<T, T>& call, const T* packed) const {
+    whole_->run<T>(call.in, packed, call.after, call.out);
   }
-
-  template <class T>
-  void run_as(const In& x, const In& packed, const After<T>& after, const Out& out) const {
-    const View<const T> in = problem_.data<const T>(x, !forward_, "input");
-    const View<T> to = problem_.data<T>(out, forward_, "output");
-    check_vector<T>(packed, weight_elements(), "packed");
-    const T* weights = static_cast<const T*>(packed.data());
-    nb::gil_scoped_release release;
-    layer_.run<T>(in, weights, after, to);
-  }
+  void run_words(const Call<Bits, float>& call, const float* packed) const { half_->run(call.in.data, packed, call.after, call.out.data); }
 
   template <class T, class Array>
   static void check_vector(const Array& a, i64 size, const char* name) {
@@ -185,9 +232,19 @@ class Stencil {
             ": must be a contiguous vector of the right length and dtype");
   }
 
+  // Half precision is converted as it lies.
+  template <class T, class Array>
+  static void check_dense(const Array& a, const char* name) {
+    i64 step = 1;
+    for (std::size_t i = a.ndim(); std::is_same_v<T, Bits> && a.size() > 0 && i-- > 0; step *= i64(a.shape(i)))
+      require(a.shape(i) == 1 || a.stride(i) == step, name, ": must be dense where it is half precision");
+  }
+
   Problem problem_;
-  bool forward_, double_;
-  Layer layer_;
+  bool forward_;
+  Dtype dtype_;
+  std::optional<Layer> whole_;
+  std::optional<HalfLayer> half_;
 };
 
 template <class T>
@@ -233,8 +290,8 @@ NB_MODULE(_core, m) {
            nb::arg("batch"), nb::arg("in_channels"), nb::arg("out_channels"), nb::arg("groups"), nb::arg("size"), nb::arg("kernel"),
            nb::arg("stride"), nb::arg("dilation"), nb::arg("crop"), nb::arg("channels_last"), nb::arg("batched"));
   nb::class_<Stencil>(m, "Stencil", "A prepared forward layer or input gradient.")
-      .def(nb::init<const Problem&, bool, bool, const std::string&, int, bool>(), nb::arg("problem"), nb::arg("forward"), nb::arg("double"),
-           nb::arg("kernel"), nb::arg("threads"), nb::arg("pack_always") = false)
+      .def(nb::init<const Problem&, bool, const std::string&, const std::string&, int, bool>(), nb::arg("problem"), nb::arg("forward"),
+           nb::arg("dtype"), nb::arg("kernel"), nb::arg("threads"), nb::arg("pack_always") = false)
       .def_prop_ro("weight_elements", &Stencil::weight_elements)
       .def_prop_ro("kernel", &Stencil::kernel)
       .def_prop_ro("candidates", &Stencil::candidates)

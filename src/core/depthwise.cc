@@ -132,23 +132,30 @@ struct Runs {
 };
 
 // Arrays of some images whose channels are adjacent, `channels` of them, and the weights of those.
-template <class T>
+template <class T, class S>
 struct Adjacent {
   View<const T> in;
   const T* packed;
   Epilogue<T> epilogue;
-  View<T> out;
+  View<S> out;
   i64 images, channels;
 };
 
-// The outputs [begin, end) of a row, a block at a time, so that what the phases write in turn is still near.
-template <class T>
-void run_row(const Depthwise& p, const Kernels<T>& k, const Runs& runs, DepthwiseReads<T> r, i64 begin, i64 end, const Adjacent<T>& of,
-             T* y) {
-  const i64 stride = p.axis[2].out_stride, column = of.out.stride[4];
+// The outputs [begin, end) of a row, a block at a time, so that what the phases write in turn is still near. What is rounded is summed in
+// memory of the thread.
+template <class T, class S>
+void run_row(const Depthwise& p, const Kernels<T>& k, const Runs& runs, DepthwiseReads<T> r, i64 begin, i64 end, const Adjacent<T, S>& of,
+             S* row) {
+  constexpr bool rounded = !std::is_same_v<T, S>;
+  const i64 stride = p.axis[2].out_stride, column = rounded ? of.channels : of.out.stride[4];
   const i64 block = round_up(std::max<i64>(1, kBlockBytes / (of.channels * stride * i64(sizeof(T)))), 8) * stride;
   for (; begin < end; begin += block) {
     const i64 last = std::min(end, begin + block);
+    T* y;
+    if constexpr (rounded)
+      y = scratch<T>(2, block * column) - begin * column;
+    else
+      y = row;
     for (std::size_t i = 0; i < p.stretches.size(); ++i) {
       const Depthwise::Stretch& s = p.stretches[i];
       const i64 q = std::clamp<i64>(ceil_div(begin - s.first, stride), 0, s.count);
@@ -158,11 +165,13 @@ void run_row(const Depthwise& p, const Kernels<T>& k, const Runs& runs, Depthwis
     }
     if (of.epilogue.activation != Activation::none)
       for (i64 o = begin; o < last; ++o) k.activate(y + o * column, of.channels, T(0), of.epilogue.activation, of.epilogue.slope);
+    if constexpr (rounded)
+      scatter_rounded(k, y + begin * column, column, last - begin, column, row + begin * of.out.stride[4], 1, of.out.stride[4]);
   }
 }
 
-template <class T>
-void run_adjacent(const Depthwise& p, const Kernels<T>& k, const Adjacent<T>& of, int threads) {
+template <class T, class S>
+void run_adjacent(const Depthwise& p, const Kernels<T>& k, const Adjacent<T, S>& of, int threads) {
   const i64 rows = p.axis[0].out_size * p.axis[1].out_size, columns = p.axis[2].out_size;
   const i64 row_bytes = columns * of.channels * i64(sizeof(T)), at_once = std::max<i64>(1, kRowBytes / row_bytes);
   const i64 chunks = ceil_div(rows, at_once);
@@ -183,12 +192,11 @@ void run_adjacent(const Depthwise& p, const Kernels<T>& k, const Adjacent<T>& of
 }
 
 // Some channels of one image: those that are not adjacent become so in memory of the thread, and go back from there.
-template <class T>
-void run_block(const Depthwise& p, const Kernels<T>& k, Adjacent<T> of) {
+template <class T, class S>
+void run_block(const Depthwise& p, const Kernels<T>& k, Adjacent<T, S> of) {
   const auto* a = p.axis;
   const i64 in_size[] = {a[0].in_size, a[1].in_size, a[2].in_size}, out_size[] = {a[0].out_size, a[1].out_size, a[2].out_size};
   const i64 zero[3] = {};
-  const View<T> to = of.out;
   const auto packed_view = [&](auto* data, const i64* size) {
     const auto at = packed_pixels(data, size, of.channels, zero);
     return View<std::remove_pointer_t<decltype(data)>>{data, {at.image, 1, at.stride[0], at.stride[1], at.stride[2]}};
@@ -198,9 +206,10 @@ void run_block(const Depthwise& p, const Kernels<T>& k, Adjacent<T> of) {
     gather_pixels(k, of.in, in_size, of.channels, 1, pixels, of.channels);
     of.in = packed_view(static_cast<const T*>(pixels), in_size);
   }
-  if (to.stride[1] != 1) of.out = packed_view(scratch<T>(1, out_size[0] * out_size[1] * out_size[2] * of.channels), out_size);
-  run_adjacent(p, k, of, 1);
-  if (to.stride[1] != 1) scatter_pixels(k, of.out.data, out_size, of.channels, 1, of.channels, to);
+  if (of.out.stride[1] == 1) return run_adjacent(p, k, of, 1);
+  T* sums = scratch<T>(1, out_size[0] * out_size[1] * out_size[2] * of.channels);
+  run_adjacent(p, k, Adjacent<T, T>{of.in, of.packed, of.epilogue, packed_view(sums, out_size), of.images, of.channels}, 1);
+  scatter_pixels(k, sums, out_size, of.channels, 1, of.channels, of.out);
 }
 
 // The channels of a block: whole vectors, and both of its arrays in a part of the second-level cache where maps are small enough.
@@ -212,14 +221,14 @@ i64 block_channels(const Depthwise& p, i64 lanes, i64 element_bytes) {
 
 }  // namespace
 
-template <class T>
-void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
+template <class T, class S>
+void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
   if (in.stride[1] == 1 && out.stride[1] == 1)
-    return run_adjacent(p, k, Adjacent<T>{in, packed, epilogue, out, p.batch, p.channels}, p.threads);
+    return run_adjacent(p, k, Adjacent<T, S>{in, packed, epilogue, out, p.batch, p.channels}, p.threads);
   const i64 block = block_channels(p, k.lanes, sizeof(T)), blocks = ceil_div(p.channels, block);
   parallel_for(p.batch * blocks, p.threads, [&](i64 task) {
     const i64 image = task / blocks, first = task % blocks * block;
-    Adjacent<T> of{in, packed + first, epilogue, out, 1, std::min(block, p.channels - first)};
+    Adjacent<T, S> of{in, packed + first, epilogue, out, 1, std::min(block, p.channels - first)};
     of.in.data += image * in.stride[0] + first * in.stride[1];
     of.out.data += image * out.stride[0] + first * out.stride[1];
     if (epilogue.bias) of.epilogue.bias += first;
@@ -227,10 +236,8 @@ void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* pac
   });
 }
 
-#define TCONV_DEPTHWISE(T)                                                                    \
-  template void pack_weights<T>(const Depthwise&, const Kernels<T>&, View<const T>, i64, T*); \
-  template void run<T>(const Depthwise&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
-TCONV_DEPTHWISE(float)
-TCONV_DEPTHWISE(double)
+template void pack_weights<float>(const Depthwise&, const Kernels<float>&, View<const float>, i64, float*);
+template void pack_weights<double>(const Depthwise&, const Kernels<double>&, View<const double>, i64, double*);
+TCONV_RUNS(Depthwise)
 
 }  // namespace tconv

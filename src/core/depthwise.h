@@ -52,7 +52,7 @@ double cycles(const Depthwise& plan, int lanes, bool channels_last);
 template <class T>
 void pack_weights(const Depthwise& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
-template <class T>
-void run(const Depthwise& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
+template <class T, class S>
+void run(const Depthwise& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out);
 
 }  // namespace tconv

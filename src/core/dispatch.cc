@@ -13,6 +13,7 @@ bool cpu_has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq");
 }
+bool cpu_has_avx512_bf16() { return cpu_has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 
@@ -25,9 +26,29 @@ bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_sup
 #include "kernels.inc"
 #undef X
 
+#if defined(__x86_64__) || defined(_M_X64)
+extern const Kernels<float> avx512_dots;
+#endif
+
+namespace {
+
+const Isa* dots_of(const char* name) {
+#if defined(__x86_64__) || defined(_M_X64)
+  // Zen 4 and 5 issue as many dot products as multiply-adds, Cooper Lake and its successors half as many.
+  static const Isa dots{"avx512_bf16", cpu_has_avx512_bf16, &avx512_dots, &avx512_f64,
+                        &avx512_half,  nullptr,             __builtin_cpu_is("amd") ? 1.0 : 2.0};
+  if (!std::strcmp(name, "avx512") && dots.supported()) return &dots;
+#endif
+  (void)name;
+  return nullptr;
+}
+
+}  // namespace
+
 const Isa* isas(int* count) {
   static const Isa list[] = {
-#define X(name, lanes, registers, supported) {#name, [] { return bool(supported); }, &name##_f32, &name##_f64, &name##_half},
+#define X(name, lanes, registers, supported) \
+  {#name, [] { return bool(supported); }, &name##_f32, &name##_f64, &name##_half, dots_of(#name), 0.0},
 #include "kernels.inc"
 #undef X
   };

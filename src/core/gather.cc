@@ -314,8 +314,8 @@ void pack_weights(const Gather& g, const Kernels<T>& k, View<const T> weight, i6
   });
 }
 
-template <class T>
-void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
+template <class T, class S>
+void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
   const i64 slabs = i64(g.slabs.size());
   const T* bias = epilogue.bias;
   parallel_for(ceil_div(g.batch, g.images) * g.groups * slabs * g.runs, g.threads, [&](i64 task) {
@@ -344,13 +344,12 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
     for (i64 b = turn * g.blocks_per_run; b < last; b += g.blocks_at_once) {
       const i64 blocks = std::min(g.blocks_at_once, last - b), lanes = blocks * g.block, outputs = std::min(lanes, g.outputs - b * g.block);
       const i64 channel = group * g.outputs + b * g.block;
-      View<T> to = out;
+      View<S> to = out;
       to.data += first_image * out.stride[0] + channel * out.stride[1];
       // Whole blocks of a channels-last output are summed where they belong.
-      const bool direct = out.stride[1] == 1 && outputs == lanes;
+      const bool direct = std::is_same_v<T, S> && out.stride[1] == 1 && outputs == lanes;
       T* room = direct ? nullptr : scratch<T>(1, g.images * g.slab_outputs * lanes);
-      const Pixels<T> sums = direct ? Pixels<T>{to.data, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}}
-                                    : packed_pixels<T>(room, out_size, lanes, out_begin);
+      const Pixels<T> sums = direct ? as_pixels<T>(to) : packed_pixels<T>(room, out_size, lanes, out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
       const Epilogue<T> lane{lane_bias, epilogue.activation, epilogue.slope};
       const T* weights = packed + (group * g.blocks + b) * g.taps * g.channels * g.block;
@@ -364,10 +363,8 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
   });
 }
 
-#define TCONV_GATHER(T)                                                                    \
-  template void pack_weights<T>(const Gather&, const Kernels<T>&, View<const T>, i64, T*); \
-  template void run<T>(const Gather&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
-TCONV_GATHER(float)
-TCONV_GATHER(double)
+template void pack_weights<float>(const Gather&, const Kernels<float>&, View<const float>, i64, float*);
+template void pack_weights<double>(const Gather&, const Kernels<double>&, View<const double>, i64, double*);
+TCONV_RUNS(Gather)
 
 }  // namespace tconv

@@ -50,5 +50,12 @@ void narrow(const float* __restrict from, i64 count, std::uint16_t* __restrict t
     for (i64 i = 0; i < count; ++i) to[i] = to_float16(from[i]);
 }
 
+void pair(const std::uint16_t* __restrict first, const std::uint16_t* __restrict second, i64 count, float* __restrict to) {
+  if (second)
+    for (i64 i = 0; i < count; ++i) to[i] = float_of(std::uint32_t(first[i]) | std::uint32_t(second[i]) << 16);
+  else
+    for (i64 i = 0; i < count; ++i) to[i] = float_of(first[i]);
+}
+
 }  // namespace
 }  // namespace tconv

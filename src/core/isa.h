@@ -21,8 +21,8 @@ inline void visit(T* out, const i64* rows, i64 lanes, F f) {
     for (int v = 0; v < V; ++v) f(r, v, out + rows[r] + v * lanes);
 }
 
-// R rows broadcast, V vectors of lanes: R * V accumulators stay in registers; V loads and R broadcasts feed R * V multiply-adds.
-template <class T, int N, int R, int V>
+// R rows broadcast, V vectors of lanes: R * V accumulators stay in registers; V loads and R broadcasts feed R * V products.
+template <class P, class T, int N, int R, int V>
 void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, const i64* rows, bool add) {
   using vec = Vec<T, N>;
   vec acc[R][V] = {};
@@ -35,7 +35,7 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, con
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) acc[r][v] += w[r] * lanes[v];
+        for (int v = 0; v < V; ++v) P::add(acc[r][v], w[r], lanes[v]);
     }
   if (add)
     visit<R, V>(out, rows, N, [&](int r, int v, T* at) { store(at, load<vec>(at) + acc[r][v]); });
@@ -47,7 +47,7 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, con
 constexpr i64 kAhead = 48;
 
 // Adds row[r][c] * at[c] for first <= c < last to R rows of V vectors.
-template <class T, int N, int R, int V>
+template <class P, class T, int N, int R, int V>
 inline __attribute__((always_inline)) void add_products(Vec<T, N> (&acc)[R][V], const T* const (&row)[R], const T* at, i64 first,
                                                         i64 last) {
   at += first * V * N;
@@ -61,7 +61,7 @@ inline __attribute__((always_inline)) void add_products(Vec<T, N> (&acc)[R][V], 
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) acc[r][v] += row[r][c] * lanes[v];
+      for (int v = 0; v < V; ++v) P::add(acc[r][v], row[r][c], lanes[v]);
   }
 }
 
@@ -79,19 +79,19 @@ inline __attribute__((always_inline)) void put(Vec<T, N> (&acc)[R][V], F at, con
     }
 }
 
-template <class T, int N, int R, int V>
+template <class P, class T, int N, int R, int V>
 void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias, bool add) {
   Vec<T, N> acc[R][V] = {};
   for (i64 t = 0; t < taps; ++t, rows += R) {
     const T* row[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) row[r] = rows[r];
-    add_products<T, N, R, V>(acc, row, w + offsets[t], first, last);
+    add_products<P, T, N, R, V>(acc, row, w + offsets[t], first, last);
   }
   put<T, N>(acc, [&](int r) { return out[r]; }, bias, add);
 }
 
-template <class T, int N, int R, int V>
+template <class P, class T, int N, int R, int V>
 void stepped(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, const i64* offsets, const T* w, T* out, i64 out_step,
              const T* bias, bool add) {
   Vec<T, N> acc[R][V] = {};
@@ -99,7 +99,7 @@ void stepped(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, 
     const T* row[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) row[r] = rows[t] + r * row_step;
-    add_products<T, N, R, V>(acc, row, w + offsets[t], first, last);
+    add_products<P, T, N, R, V>(acc, row, w + offsets[t], first, last);
   }
   put<T, N>(acc, [&](int r) { return out + r * out_step; }, bias, add);
 }
@@ -112,7 +112,7 @@ void correlated(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* la
     const T* row[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) row[r] = rows + rows_at[r];
-    add_products<T, N, R, V>(acc, row, lanes + lanes_at[t], first, last);
+    add_products<MultiplyAdd, T, N, R, V>(acc, row, lanes + lanes_at[t], first, last);
   }
   visit<R, V>(out, at, N, [&](int r, int v, T* to) { store(to, load<Vec<T, N>>(to) + acc[r][v]); });
 }
@@ -391,30 +391,38 @@ void copy_stretches(const T* from, i64 ahead, T* to, const Stretch* stretches, i
   }
 }
 
-// A tile takes R * V accumulators, V lanes and a broadcast.
-template <class T, int N, int Registers, int R, int V>
-constexpr Tile<T> pick() {
-  if constexpr (R * V + V + 1 <= Registers) return tile<T, N, R, V>;
-  return nullptr;
+// The microkernels with products of one kind: a tile takes R * V accumulators, V lanes and a broadcast.
+template <class P, class T, int N, int Registers, int R = kMaxRows, int V = kMaxVecs>
+constexpr void fill_products(Kernels<T>& k) {
+  if constexpr (R * V + V + 1 <= Registers) {
+    k.tile[R][V] = tile<P, T, N, R, V>;
+    if constexpr (V <= kGatherVecs) k.gathered[V][R] = gathered<P, T, N, R, V>, k.stepped[V][R] = stepped<P, T, N, R, V>;
+  }
+  if constexpr (V > 1)
+    fill_products<P, T, N, Registers, R, V - 1>(k);
+  else if constexpr (R > 1)
+    fill_products<P, T, N, Registers, R - 1>(k);
 }
 
-template <class T, int N, int Registers, int R, int V = kMaxVecs>
-constexpr void fill(Kernels<T>& k) {
-  if constexpr (V <= kGatherVecs && R * V + V + 1 <= Registers) {
-    k.gathered[V][R] = gathered<T, N, R, V>;
-    k.stepped[V][R] = stepped<T, N, R, V>;
-    k.correlated[V][R] = correlated<T, N, R, V>;
-  }
+template <class T, int N, int Registers, int R = kMaxRows, int V = kGatherVecs>
+constexpr void fill_correlated(Kernels<T>& k) {
+  if constexpr (R * V + V + 1 <= Registers) k.correlated[V][R] = correlated<T, N, R, V>;
   if constexpr (V == 1 && R + 2 <= Registers) k.correlated[0][R] = correlated_along<T, N, R>;
-  k.tile[R][V] = pick<T, N, Registers, R, V>();
   if constexpr (V > 1)
-    fill<T, N, Registers, R, V - 1>(k);
+    fill_correlated<T, N, Registers, R, V - 1>(k);
   else if constexpr (R > 1)
-    fill<T, N, Registers, R - 1>(k);
+    fill_correlated<T, N, Registers, R - 1>(k);
+}
+
+// A table whose words are pairs of bfloat16.
+template <int N, int Registers>
+constexpr Kernels<float> with_dots(Kernels<float> k) {
+  fill_products<DotProduct, float, N, Registers>(k);
+  return k;
 }
 
 template <class T, int N, int Registers>
-constexpr Kernels<T> make() {
+constexpr Kernels<T> make(const Halves* half) {
   Kernels<T> k{N,
                {},
                {},
@@ -427,8 +435,10 @@ constexpr Kernels<T> make() {
                copy_stretches<T, N>,
                depthwise<T, N>,
                activate<T, N>,
-               {}};
-  fill<T, N, Registers, kMaxRows>(k);
+               {},
+               half};
+  fill_products<MultiplyAdd, T, N, Registers>(k);
+  fill_correlated<T, N, Registers>(k);
   fill_transforms<T, N>(k);
   return k;
 }
@@ -442,7 +452,7 @@ constexpr Kernels<T> make() {
   extern const Kernels<float> name##_f32;                                                        \
   extern const Kernels<double> name##_f64;                                                       \
   extern const Halves name##_half;                                                               \
-  constexpr Kernels<float> name##_f32 = make<float, lanes, registers>();                         \
-  constexpr Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(); \
-  constexpr Halves name##_half{widen, narrow};                                                   \
+  constexpr Halves name##_half{widen, narrow, pair};                                                         \
+  constexpr Kernels<float> name##_f32 = make<float, lanes, registers>(&name##_half);                         \
+  constexpr Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(&name##_half); \
   }

@@ -120,6 +120,22 @@ struct Transform {
 constexpr int kMaxTile = 4, kMaxFilter = 3;
 constexpr int kOnePoint = 1;  // the point whose value reaches every output unchanged
 
+// Half precision to float and back, and pairs of it as words: to[i] = (first[i], second[i]), or (first[i], 0) without a second (halves.h).
+enum class Half { bfloat16, float16 };
+struct BFloat16 {
+  static constexpr Half kind = Half::bfloat16;
+  std::uint16_t bits;
+};
+struct Float16 {
+  static constexpr Half kind = Half::float16;
+  std::uint16_t bits;
+};
+struct Halves {
+  void (*widen)(const std::uint16_t* from, i64 count, float* to, Half kind);
+  void (*narrow)(const float* from, i64 count, std::uint16_t* to, Half kind);
+  void (*pair)(const std::uint16_t* first, const std::uint16_t* second, i64 count, float* to);
+};
+
 template <class T>
 struct Kernels {
   int lanes;                                                // elements of a vector
@@ -135,22 +151,36 @@ struct Kernels {
   DepthwiseRow<T> depthwise;
   Activate<T> activate;
   Transform<T> transform[kMaxTile + 1][kMaxFilter + 1];  // [m][r]; null where there is none
+  const Halves* half;
 };
 
-// Half precision to float and back (halves.h).
-enum class Half { bfloat16, float16 };
-struct Halves {
-  void (*widen)(const std::uint16_t* from, i64 count, float* to, Half kind);
-  void (*narrow)(const float* from, i64 count, std::uint16_t* to, Half kind);
-};
+// A method's `run` for all that it sums in and writes.
+#define TCONV_RUNS(Plan)                                                                                                              \
+  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&, View<float>); \
+  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&,               \
+                           View<BFloat16>);                                                                                           \
+  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&,               \
+                           View<Float16>);                                                                                            \
+  template void run<double>(const Plan&, const Kernels<double>&, View<const double>, const double*, const Epilogue<double>&,          \
+                            View<double>);
 
-// One instruction set: its name, whether this processor runs it, and its tables.
+// Adjacent sums, rounded to what an array holds.
+template <class S>
+void narrow(const Kernels<float>& k, const float* from, i64 count, S* to) {
+  k.half->narrow(from, count, &to->bits, S::kind);
+}
+
+// One instruction set: its name, whether this processor runs it, and its tables. Where it has dot products of bfloat16, `dots` is the same
+// with microkernels that take pairs of bfloat16 for words; all that only moves words serves both. There a product of words takes the time
+// of so many multiply-adds; 0: words are numbers.
 struct Isa {
   const char* name;
   bool (*supported)();
   const Kernels<float>* f32;
   const Kernels<double>* f64;
   const Halves* half;
+  const Isa* dots;  // or null
+  double dot;
 
   template <class T>
   const Kernels<T>& kernels() const;

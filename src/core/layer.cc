@@ -66,6 +66,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
     Candidate c{method, 0, refusal(method, spec, dir)};
     if (c.refused.empty() && !stands_for(asked, method))
       c.refused = asked == Method::direct ? "it is not direct" : "another method was asked for by name";
+    if (c.refused.empty() && isa.dot > 0 && method > Method::channels) c.refused = "it does not multiply pairs of bfloat16";
     if (c.refused.empty() && asked != method) c.refused = implausible(method, by_positions, use.channels_last ? 0 : lanes * bytes);
     if (c.refused.empty()) c.cycles = estimate(method);
     found.push_back(std::move(c));
@@ -94,8 +95,8 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
   if (const std::string why = refusal(asked, spec, dir); !why.empty()) throw std::invalid_argument(why);
   auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes, !use.channels_last);
   candidates = consider(spec, dir, isa, asked, *by_positions, element_bytes, use);
-  method = best(candidates).method;
-  threads = int(std::min(double(threads), 1 + best(candidates).cycles / kCyclesPerThread));
+  method = best(candidates).method, cycles = best(candidates).cycles;
+  threads = int(std::min(double(threads), 1 + cycles / kCyclesPerThread));
   if (method >= Method::winograd)
     plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes);
   else if (method == Method::depthwise)
@@ -127,15 +128,16 @@ void Layer::pack(View<const T> weight, T* packed) const {
   with_plan([&](const auto& p) { pack_weights<T>(p, isa.kernels<T>(), weight, group_stride, packed); });
 }
 
-template <class T>
-void Layer::run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) const {
+template <class T, class S>
+void Layer::run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) const {
   with_plan([&](const auto& p) { tconv::run<T>(p, isa.kernels<T>(), in, packed, epilogue, out); });
 }
 
-#define TCONV_LAYER(T)                                   \
-  template void Layer::pack<T>(View<const T>, T*) const; \
-  template void Layer::run<T>(View<const T>, const T*, const Epilogue<T>&, View<T>) const;
-TCONV_LAYER(float)
-TCONV_LAYER(double)
+template void Layer::pack<float>(View<const float>, float*) const;
+template void Layer::pack<double>(View<const double>, double*) const;
+template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<float>) const;
+template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<BFloat16>) const;
+template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<Float16>) const;
+template void Layer::run<double>(View<const double>, const double*, const Epilogue<double>&, View<double>) const;
 
 }  // namespace tconv

@@ -46,6 +46,7 @@ struct Layer {
   i64 channels_per_group;  // input channels of the weight
   std::vector<Candidate> candidates;
   Method method;  // the candidate of the fewest cycles
+  double cycles;
   std::variant<std::unique_ptr<const Plan>, std::unique_ptr<const Gather>, std::unique_ptr<const Depthwise>,
                std::unique_ptr<const Winograd>>
       plan;
@@ -69,8 +70,9 @@ struct Layer {
   // weight: strides of (in channel, out channel of the group, d, h, w).
   template <class T>
   void pack(View<const T> weight, T* packed) const;
-  template <class T>
-  void run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) const;
+  // Sums are rounded to what the output holds.
+  template <class T, class S>
+  void run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) const;
 };
 
 }  // namespace tconv

@@ -2,10 +2,15 @@
 // Arrays whose channels are adjacent, as lanes over channels want them, and the ways there and back from arrays of any strides.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
 #include "kernels.h"
 #include "spec.h"
 
 namespace tconv {
+
+constexpr i64 kRounded = 64;  // positions and channels that are rounded together
 
 // A channels-last array of some images: strides (image, d, h, w); `data` is where position (0, 0, 0) is, or would be.
 template <class T>
@@ -20,6 +25,13 @@ Pixels<T> packed_pixels(T* data, const i64* size, i64 pitch, const i64* begin) {
   Pixels<T> p{data, size[0] * size[1] * size[2] * pitch, {size[1] * size[2] * pitch, size[2] * pitch, pitch}};
   for (int i = 0; i < 3; ++i) p.data -= begin[i] * p.stride[i];
   return p;
+}
+
+// An output whose channels are adjacent as such an array, where it holds what is summed.
+template <class T, class S>
+Pixels<T> as_pixels(const View<S>& out) {
+  if constexpr (std::is_same_v<T, S>) return {out.data, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}};
+  return {};
 }
 
 // Calls body(d, h, length) for stretches of positions that are adjacent at these strides, as long as they get.
@@ -58,17 +70,42 @@ void activate_pixels(const Kernels<T>& k, const Pixels<T>& at, const i64* begin,
                      T(0), after.activation, after.slope);
 }
 
+// A stretch of positions of half precision: rows along channels as they are, rows along positions by way of a transposed few.
+template <class T, class S>
+void scatter_rounded(const Kernels<T>& k, const T* sums, i64 lanes, i64 length, i64 outputs, S* y, i64 channel, i64 column) {
+  if (channel == 1 && column == outputs && lanes == outputs) return narrow(k, sums, length * outputs, y);
+  if (channel == 1) {
+    for (i64 i = 0; i < length; ++i) narrow(k, sums + i * lanes, outputs, y + i * column);
+    return;
+  }
+  T rows[kRounded * kRounded];
+  for (i64 i = 0; i < length; i += kRounded)
+    for (i64 m = 0; m < outputs; m += kRounded) {
+      const i64 positions = std::min(kRounded, length - i), channels = std::min(kRounded, outputs - m);
+      k.transpose(sums + i * lanes + m, lanes, rows, kRounded, positions, channels, nullptr);
+      for (i64 j = 0; j < channels; ++j)
+        if (column == 1)
+          narrow(k, rows + j * kRounded, positions, y + i + (m + j) * channel);
+        else
+          for (i64 q = 0; q < positions; ++q) narrow(k, rows + j * kRounded + q, 1, y + (i + q) * column + (m + j) * channel);
+    }
+}
+
 // Sums (image, d, h, w, lane) to an output of any strides.
-template <class T>
-void scatter_pixels(const Kernels<T>& k, const T* sums, const i64* size, i64 lanes, i64 images, i64 outputs, const View<T>& out) {
+template <class T, class S>
+void scatter_pixels(const Kernels<T>& k, const T* sums, const i64* size, i64 lanes, i64 images, i64 outputs, const View<S>& out) {
   for (i64 n = 0; n < images; ++n)
     each_stretch(size, out.stride + 2, [&](i64 d, i64 h, i64 length) {
-      T* y = out.data + n * out.stride[0] + d * out.stride[2] + h * out.stride[3];
+      S* y = out.data + n * out.stride[0] + d * out.stride[2] + h * out.stride[3];
       const T* from = sums + ((n * size[0] + d) * size[1] + h) * size[2] * lanes;
-      if (out.stride[4] == 1) return k.transpose(from, lanes, y, out.stride[1], length, outputs, nullptr);
-      if (out.stride[1] == 1) return k.copy(from, lanes, y, out.stride[4], length, 0, outputs, outputs);
-      for (i64 i = 0; i < length; ++i)
-        for (i64 m = 0; m < outputs; ++m) y[i * out.stride[4] + m * out.stride[1]] = from[i * lanes + m];
+      if constexpr (!std::is_same_v<T, S>) {
+        scatter_rounded(k, from, lanes, length, outputs, y, out.stride[1], out.stride[4]);
+      } else {
+        if (out.stride[4] == 1) return k.transpose(from, lanes, y, out.stride[1], length, outputs, nullptr);
+        if (out.stride[1] == 1) return k.copy(from, lanes, y, out.stride[4], length, 0, outputs, outputs);
+        for (i64 i = 0; i < length; ++i)
+          for (i64 m = 0; m < outputs; ++m) y[i * out.stride[4] + m * out.stride[1]] = from[i * lanes + m];
+      }
     });
 }
 

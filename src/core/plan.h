@@ -107,7 +107,8 @@ struct Plan {
 
   i64 weight_elements() const { return groups * channels * outputs * weights; }
   i64 unit_rows() const;                                             // rows of sums of the largest unit
-  i64 workspace() const { return panel + 2 * unit_rows() * pitch; }  // elements that a thread needs: a panel, and sums of two strips
+  // Elements that a thread needs: a panel, sums of two strips, and room for a part of them to be rounded in.
+  i64 workspace() const { return panel + 3 * unit_rows() * pitch; }
   i64 block_outputs(i64 b) const { return b + 1 < blocks ? block : outputs - b * block; }
   const RowGroup::Rows& rows(const RowGroup& g, i64 b) const { return b + 1 < blocks ? g.rows : g.last_rows; }
   // Row (n, d, h) of a box in its panel: where lane 0 of the row lies.
@@ -147,7 +148,7 @@ int tile_vecs(const Kernels<T>& kernels, i64 rows, int vecs = kMaxVecs);
 template <class T>
 void pack_weights(const Plan& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
-template <class T>
-void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
+template <class T, class S>
+void run(const Plan& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out);
 
 }  // namespace tconv

@@ -6,6 +6,7 @@
 
 #include "parallel.h"
 #include "phases.h"
+#include "pixels.h"
 #include "plan.h"
 
 namespace tconv {
@@ -218,8 +219,10 @@ struct Segment {
         rest(std::min(base + stride * positions, size) - begin - full * stride) {}
 };
 
-template <class T>
-void write_piece(const Segment& s, const Kernels<T>& k, const T* const* rows, T bias, T* y, i64 column_stride, bool stream) {
+// `room` is where columns come together that are rounded.
+template <class T, class S>
+void write_piece(const Segment& s, const Kernels<T>& k, const T* const* rows, T bias, S* y, i64 column_stride, bool stream, T* room) {
+  constexpr bool rounded = !std::is_same_v<T, S>;
   if (s.whole) {
     // The piece may begin within a position: then the phases are taken in turn from there.
     const T* turned[kPhaseMost];
@@ -227,12 +230,22 @@ void write_piece(const Segment& s, const Kernels<T>& k, const T* const* rows, T 
       for (i64 j = 0; j < s.run; ++j) turned[j] = j + s.first < s.run ? rows[j + s.first] : rows[j + s.first - s.run] + 1;
       rows = turned;
     }
-    k.weave(y + s.begin, rows, s.run, s.full, bias, stream);
-    for (i64 j = 0; j < s.rest; ++j) y[s.begin + s.full * s.stride + j] = rows[j][s.full] + bias;
+    T* to = room;
+    if constexpr (!rounded) to = y + s.begin;
+    k.weave(to, rows, s.run, s.full, bias, stream && !rounded);
+    for (i64 j = 0; j < s.rest; ++j) to[s.full * s.stride + j] = rows[j][s.full] + bias;
+    if constexpr (rounded) narrow(k, room, s.full * s.stride + s.rest, y + s.begin);
   } else {
     for (i64 p = 0; p < s.run; ++p) {
       const Columns in(s.base + p, s.stride, s.size, s.count);
-      for (i64 i = in.begin; i < in.end; ++i) y[(s.base + i * s.stride + p) * column_stride] = rows[p][i] + bias;
+      for (i64 i = in.begin; i < in.end; ++i) {
+        const T sum = rows[p][i] + bias;
+        S* to = y + (s.base + i * s.stride + p) * column_stride;
+        if constexpr (rounded)
+          narrow(k, &sum, 1, to);
+        else
+          *to = sum;
+      }
     }
   }
 }
@@ -272,11 +285,11 @@ struct OutputRows {
 };
 
 // Writes a strip while the next one is multiplied: a little after every tile, so that the stores drain meanwhile.
-template <class T>
+template <class T, class S>
 class Writer {
  public:
-  Writer(const Plan& plan, const Kernels<T>& kernels, const Epilogue<T>& epilogue, const View<T>& out, bool stream)
-      : p_(plan), k_(kernels), after_(epilogue), out_(out), stream_(stream) {}
+  Writer(const Plan& plan, const Kernels<T>& kernels, const Epilogue<T>& epilogue, const View<S>& out, bool stream, T* room)
+      : p_(plan), k_(kernels), after_(epilogue), out_(out), stream_(stream), room_(room) {}
 
   // Takes over a strip's sums, of so many channels from `channel` on.
   void begin(const OutputRow* rows, const OutputRow* end, T* sums, i64 channel, i64 outputs, const Unit& unit, const Strip& strip) {
@@ -309,14 +322,21 @@ class Writer {
     const T* phases[kPhaseMost];
     for (i64 p = 0; p < s.run; ++p) phases[p] = sums_ + row_->sums + (p * p_.block + m) * p_.pitch;
     write_piece(s, k_, phases, bias_ && after_.activation == Activation::none ? bias_[m] : T(0), to_ + row_->to + m * out_.stride[1],
-                out_.stride[4], stream_);
+                out_.stride[4], stream_, room_);
   }
 
   void write_phase(const Segment& s, i64 phase) {
     const Columns in(s.base + phase, s.stride, s.size, s.count);
-    k_.transpose(sums_ + row_->sums + phase * p_.block * p_.pitch + in.begin, p_.pitch,
-                 to_ + row_->to + (s.base + phase + in.begin * s.stride) * out_.stride[4], out_.stride[4] * s.stride, outputs_,
-                 in.end - in.begin, after_.activation == Activation::none ? bias_ : nullptr);
+    const T* from = sums_ + row_->sums + phase * p_.block * p_.pitch + in.begin;
+    const T* bias = after_.activation == Activation::none ? bias_ : nullptr;
+    S* y = to_ + row_->to + (s.base + phase + in.begin * s.stride) * out_.stride[4];
+    const i64 count = in.end - in.begin, step = out_.stride[4] * s.stride;
+    if constexpr (std::is_same_v<T, S>) {
+      k_.transpose(from, p_.pitch, y, step, outputs_, count, bias);
+    } else {
+      k_.transpose(from, p_.pitch, room_, outputs_, outputs_, count, bias);
+      scatter_rounded(k_, room_, outputs_, count, outputs_, y, 1, step);
+    }
   }
 
   // All sums of a channel, or of a phase where channels are adjacent, for the whole strip, gaps included: their rows are written next.
@@ -332,19 +352,21 @@ class Writer {
   const Plan& p_;
   const Kernels<T>& k_;
   const Epilogue<T>& after_;
-  const View<T>& out_;
+  const View<S>& out_;
   const bool stream_;
+  T* const room_;
   bool transposed_ = false;
   const OutputRow *first_ = nullptr, *row_ = nullptr, *end_ = nullptr;
   const T* bias_ = nullptr;
-  T *sums_ = nullptr, *to_ = nullptr;
+  T* sums_ = nullptr;
+  S* to_ = nullptr;
   i64 outputs_ = 0, part_ = 0, parts_ = 0, steps_ = 0, leads_ = 0, lanes_ = 0;
 };
 
 // Sums of one unit for a strip; meanwhile another strip is written.
-template <class T>
+template <class T, class S>
 void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, const Strip& strip, i64 b, const T* weights, T* sums,
-              Writer<T>& writer) {
+              Writer<T, S>& writer) {
   const i64 outputs = p.block_outputs(b), channel = p.planes * p.plane;
   panel += strip.lane;
   for (const RowGroup& g : unit.groups) {
@@ -423,8 +445,8 @@ i64 Plan::unit_rows() const {
   return most;
 }
 
-template <class T>
-void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
+template <class T, class S>
+void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
   const Tasks tasks(p);
   // An output larger than the last cache's share is not found there by who reads it next: it need not pass through.
   const bool stream =
@@ -437,9 +459,9 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
     const Strips strips(p, box, k.lanes);
     const std::vector<Stretch> stretches = adjacent(p, in.stride) ? panel_stretches(p, in.stride, box) : std::vector<Stretch>();
     T* panel = scratch<T>(0, p.panel);
-    T* sums = scratch<T>(1, 2 * unit_rows * p.pitch);
+    T* sums = scratch<T>(1, 3 * unit_rows * p.pitch);
     const OutputRows written(p, box, strips, out.stride);
-    Writer<T> writer(p, k, epilogue, out, stream);
+    Writer<T, S> writer(p, k, epilogue, out, stream, sums + 2 * unit_rows * p.pitch);
     bool odd = false;
     for (i64 group = chunk * tasks.groups_at_once; group < last_group; ++group) {
       View<const T> from = in;
@@ -467,10 +489,8 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
   });
 }
 
-#define TCONV_STENCIL(T)                                                                 \
-  template void pack_weights<T>(const Plan&, const Kernels<T>&, View<const T>, i64, T*); \
-  template void run<T>(const Plan&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
-TCONV_STENCIL(float)
-TCONV_STENCIL(double)
+template void pack_weights<float>(const Plan&, const Kernels<float>&, View<const float>, i64, float*);
+template void pack_weights<double>(const Plan&, const Kernels<double>&, View<const double>, i64, double*);
+TCONV_RUNS(Plan)
 
 }  // namespace tconv

@@ -44,6 +44,23 @@ inline void stream(T* p, V v) {
   store(p, v);
 }
 
+// What a microkernel adds to a sum for a row's word and a vector of lanes.
+struct MultiplyAdd {
+  template <class V, class T>
+  static void add(V& sum, const T& row, const V& lanes) {
+    sum += row * lanes;
+  }
+};
+
+#if defined(__x86_64__)
+// Words are pairs of bfloat16, whose two products are added. (AVX-512 BF16; written so, it needs neither a flag nor a header.)
+struct DotProduct {
+  static void add(Vec<float, 16>& sum, const float& row, const Vec<float, 16>& lanes) {
+    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(lanes), "m"(row));
+  }
+};
+#endif
+
 template <int I>
 struct Flag {
   static constexpr int value = I;

@@ -324,8 +324,8 @@ Pixels<const T> pixels_of(const Task<T>& t, View<const T> in) {
 
 }  // namespace
 
-template <class T>
-void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out) {
+template <class T, class S>
+void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
   const T* bias = epilogue.bias;
   parallel_for(w.boxes() * w.groups * w.runs, w.threads, [&](i64 task) {
     const i64 turn = task % w.runs, group = task / w.runs % w.groups;
@@ -340,12 +340,11 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
     for (i64 b = first; b < last; b += w.blocks_at_once) {
       const i64 blocks = std::min(w.blocks_at_once, last - b), lanes = blocks * w.block, outputs = std::min(lanes, w.outputs - b * w.block);
       const i64 channel = group * w.outputs + b * w.block;
-      View<T> to = out;
+      View<S> to = out;
       to.data += box.image * out.stride[0] + channel * out.stride[1];
       // Whole blocks of a channels-last output are summed where they belong.
-      const bool direct = out.stride[1] == 1 && outputs == lanes;
-      const Pixels<T> sums = direct ? Pixels<T>{to.data, out.stride[0], {out.stride[2], out.stride[3], out.stride[4]}}
-                                    : packed_pixels<T>(t.at.sums, box.out_size, lanes, box.out_begin);
+      const bool direct = std::is_same_v<T, S> && out.stride[1] == 1 && outputs == lanes;
+      const Pixels<T> sums = direct ? as_pixels<T>(to) : packed_pixels<T>(t.at.sums, box.out_size, lanes, box.out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) t.at.bias[m] = m < outputs ? bias[channel + m] : T(0);
       compute(t, pixels, w.families.size() == 1 && b > first, rows, weights, b, blocks, bias ? t.at.bias : nullptr, sums);
       activate_pixels(k, sums, box.out_begin, box.out_size, lanes, box.images, epilogue);
@@ -356,8 +355,6 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
   });
 }
 
-#define TCONV_WINOGRAD(T) template void run<T>(const Winograd&, const Kernels<T>&, View<const T>, const T*, const Epilogue<T>&, View<T>);
-TCONV_WINOGRAD(float)
-TCONV_WINOGRAD(double)
+TCONV_RUNS(Winograd)
 
 }  // namespace tconv

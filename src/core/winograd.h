@@ -106,7 +106,7 @@ double cycles(const Winograd& plan, bool with_weights);
 template <class T>
 void pack_weights(const Winograd& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
-template <class T>
-void run(const Winograd& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<T> out);
+template <class T, class S>
+void run(const Winograd& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out);
 
 }  // namespace tconv

@@ -26,9 +26,14 @@ from ._runtime import (
     readable,
     result,
     same_dtype,
+    stored,
     thread_count,
+    write,
 )
 from ._spec import ArgumentError, Ints, Padding, Spec, integer, is_single
+
+
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class Prepared(NamedTuple):
@@ -54,17 +59,17 @@ def core_problem(problem: Problem) -> _core.Problem:
                          spec.crop, problem.layout == "channels_last", problem.batched)  # fmt: skip
 
 
-def prepare(problem: Problem, forward: bool, dtype: np.dtype[Any], kernel: str, threads: int, *, pack_always: bool) -> Prepared:
-    """Plan a forward layer or its input gradient, once its result is known to fit into memory and the kernel to the problem.
+def prepare(problem: Problem, forward: bool, dtype: str, kernel: str, threads: int, *, pack_always: bool) -> Prepared:
+    """Plan a forward layer or its input gradient on arrays of a dtype, once its result is known to fit into memory and the kernel to the problem.
 
     `pack_always` says that the weight is packed for every call: then what that costs has a part in the choice of a kernel.
     """
     shape = problem.output_shape if forward else problem.input_shape
-    check_memory(shape, dtype.itemsize, problem.spec)
+    check_memory(shape, _BYTES[dtype], problem.spec)
     core = core_problem(problem)
     if reason := _core.refusal(core, forward, kernel):
         raise ArgumentError("algorithm", kernel, f"cannot compute this problem: {reason}", problem.spec)
-    return Prepared(problem, _core.Stencil(core, forward, dtype.itemsize == 8, kernel, threads, pack_always), shape)
+    return Prepared(problem, _core.Stencil(core, forward, dtype, kernel, threads, pack_always), shape)
 
 
 _PLAIN = {int, str, type(None)}
@@ -88,17 +93,15 @@ def words_key(**words: Any) -> tuple[tuple[str, Any], ...]:
 
 @lru_cache(maxsize=256)
 def _forward(
-    x: tuple[int, ...], w: tuple[int, ...], double: bool, kernel: str, threads: int, words: tuple[tuple[str, Any], ...]
+    x: tuple[int, ...], w: tuple[int, ...], dtype: np.dtype[Any], kernel: str, threads: int, words: tuple[tuple[str, Any], ...]
 ) -> Prepared:
-    dtype = np.dtype(np.float64 if double else np.float32)
-    return prepare(_problem.forward(x, w, **dict(words)), True, dtype, kernel, threads, pack_always=True)
+    return prepare(_problem.forward(x, w, **dict(words)), True, dtype.name, kernel, threads, pack_always=True)
 
 
 @lru_cache(maxsize=256)
-def _backward(grad: tuple[int, ...], w: tuple[int, ...], input_size: Any, double: bool, kernel: str, threads: int,
+def _backward(grad: tuple[int, ...], w: tuple[int, ...], input_size: Any, dtype: np.dtype[Any], kernel: str, threads: int,
               words: tuple[tuple[str, Any], ...]) -> Prepared:  # fmt: skip
-    dtype = np.dtype(np.float64 if double else np.float32)
-    return prepare(_problem.grad_input(grad, w, input_size, **dict(words)), False, dtype, kernel, threads, pack_always=True)
+    return prepare(_problem.grad_input(grad, w, input_size, **dict(words)), False, dtype.name, kernel, threads, pack_always=True)
 
 
 def conv_transpose(
@@ -169,7 +172,7 @@ def conv_transpose(
     words = words_key(stride=stride, padding=padding, output_padding=output_padding, output_size=output_size, dilation=dilation,
                       groups=groups, layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
-    prepared = _forward(x.shape, w.shape, dtype.itemsize == 8, kernel, count, words)
+    prepared = _forward(x.shape, w.shape, x.dtype, kernel, count, words)
     code, slope = 0, 0.0
     if activation is not None or negative_slope is not SLOPE:
         code, slope = activation_code(activation, negative_slope, dtype.itemsize == 8)
@@ -181,11 +184,10 @@ def conv_transpose(
         out = aligned(prepared.shape, x.dtype)
     elif out is None and x.dtype is dtype:  # the usual call: microseconds count
         y = np.empty(prepared.shape, dtype)
-        prepared.stencil.apply(readable(x, dtype, count), readable(w, dtype, count), add, y, code, slope)
+        prepared.stencil.apply(readable(x, dtype), readable(w, dtype), add, y, code, slope)
         return y
     y = result(out, prepared.shape, x.dtype, [a for a in (x, w, bias) if a is not None], prepared.problem.spec)
-    run = partial(prepared.stencil.apply, readable(x, dtype, count), readable(w, dtype, count), add, activation=code, slope=slope)
-    y = into(y, dtype, run, count)
+    y = write(y, partial(prepared.stencil.apply, stored(x), stored(w), add, activation=code, slope=slope))
     return y if home is None else home(y)
 
 
@@ -223,15 +225,15 @@ def conv_transpose_grad_input(
     home = None
     if type(grad) is not ndarray or type(w) is not ndarray:
         (grad, w), home = arrive(out, grad=grad, w=w)
-    dtype = compute_dtype("grad", grad)
+    compute_dtype("grad", grad)
     same_dtype(("grad", grad), ("w", w))
     words = words_key(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
                       layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
-    prepared = _backward(grad.shape, w.shape, key("input_size", input_size), dtype.itemsize == 8, kernel, count, words)
+    prepared = _backward(grad.shape, w.shape, key("input_size", input_size), grad.dtype, kernel, count, words)
     out = out if home is None else aligned(prepared.shape, grad.dtype)
     x = result(out, prepared.shape, grad.dtype, [grad, w], prepared.problem.spec)
-    x = into(x, dtype, lambda to: prepared.stencil.apply(readable(grad, dtype, count), readable(w, dtype, count), None, to), count)
+    x = write(x, partial(prepared.stencil.apply, stored(grad), stored(w), None))
     return x if home is None else home(x)
 
 
@@ -342,12 +344,12 @@ def conv_transpose_grads(
                       layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
     problem = _problem.gradients(x.shape, w.shape, grad.shape, **dict(words))
-    core, dy = core_problem(problem), readable(grad, dtype, count)
+    core, dy = core_problem(problem), readable(grad, dtype, count) if asked != {"input"} else grad
     by_x = by_w = by_bias = None
     if "input" in asked:
         size = problem.spec.input_size
-        prepared = _backward(grad.shape, w.shape, size, dtype.itemsize == 8, kernel, count, words)
-        by_x = into(new(x.shape, x.dtype), dtype, lambda to: prepared.stencil.apply(dy, readable(w, dtype, count), None, to), count)
+        prepared = _backward(grad.shape, w.shape, size, grad.dtype, kernel, count, words)
+        by_x = write(new(x.shape, x.dtype), partial(prepared.stencil.apply, stored(grad), stored(w), None))
     if "weight" in asked:
         check_memory(w.shape, dtype.itemsize, problem.spec)
         data = readable(x, dtype, count)

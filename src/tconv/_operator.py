@@ -22,12 +22,13 @@ from ._runtime import (
     bias_array,
     compute_dtype,
     get_num_threads,
-    into,
     kernel_for,
     readable,
     result,
     same_dtype,
+    stored,
     thread_count,
+    write,
 )
 from ._spec import ArgumentError, Ints, Padding, Spec, at_least_one, integers, pairs
 from ._why import Why, why
@@ -205,7 +206,7 @@ class Operator:
             input_size = key("input_size", input_size)
         call = (array.shape, forward, input_size, self._threads or get_num_threads())
         ready = self._ready.get(call) or self._make_ready(call)
-        x = readable(array, self._dtype, call[3])
+        x = stored(array)
         if home is not None:
             out = aligned(ready.shape, dtype)
         elif out is None and dtype is self._dtype:  # the usual call, which checks nothing twice: microseconds count
@@ -213,8 +214,7 @@ class Operator:
             ready.run(x, ready.packed, ready.bias, target, ready.activation, ready.slope)
             return target
         target = result(out, ready.shape, dtype, [array], ready.problem.spec)
-        run = partial(ready.run, x, ready.packed, ready.bias, activation=ready.activation, slope=ready.slope)
-        target = into(target, self._dtype, run, call[3])
+        write(target, partial(ready.run, x, ready.packed, ready.bias, activation=ready.activation, slope=ready.slope))
         return target if home is None else home(target)
 
     def _plan(self, call: tuple[Any, ...]) -> Prepared:
@@ -223,7 +223,7 @@ class Operator:
             problem = _problem.forward(shape, self._w.shape, output_size=self._output_size, **self._words)
         else:
             problem = _problem.grad_input(shape, self._w.shape, input_size, output_size=self._output_size, **self._words)
-        return prepare(problem, forward, self._dtype, self._kernel, threads, pack_always=False)
+        return prepare(problem, forward, self._w.dtype.name, self._kernel, threads, pack_always=False)
 
     def _make_ready(self, call: tuple[Any, ...]) -> _Ready:
         problem, stencil, shape = self._plan(call)
@@ -240,7 +240,7 @@ class Operator:
         packed = self._packed.get(order)
         if packed is None:  # two threads may both pack: the same bits, and no lock that a fork could leave locked
             packed = np.empty(stencil.weight_elements, self._dtype)
-            stencil.pack(readable(self._w, self._dtype), packed)
+            stencil.pack(stored(self._w), packed)
             self._packed[order] = packed
         return packed
 

@@ -185,6 +185,22 @@ def readable(array: Array, dtype: np.dtype[Any], threads: int | None = None) -> 
     return wide if dense is array else wide.transpose(np.argsort(_order(array)))
 
 
+def stored(array: Array) -> Array:
+    """The array as a layer of the core reads it: half precision as its bits, dense."""
+    return np.ascontiguousarray(array).view(np.uint16) if array.dtype.itemsize == 2 else readable(array, array.dtype)
+
+
+def write(result: Array, run: Callable[[Array], object]) -> Array:
+    """Run a layer of the core into the result, by way of another array where the core cannot write the result itself."""
+    half, flags = result.dtype.itemsize == 2, result.flags
+    fits = flags.aligned and flags.c_contiguous if half else usable(result, result.dtype)
+    target = result if fits else np.empty(result.shape, result.dtype)
+    run(target.view(np.uint16) if half else target)
+    if target is not result:
+        result[...] = target
+    return result
+
+
 def into(result: Array, dtype: np.dtype[Any], run: Callable[[Array], object], threads: int | None = None) -> Array:
     """Run into the result, by way of an array of the computing dtype where the core cannot write the result itself."""
     if usable(result, dtype):

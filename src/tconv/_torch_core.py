@@ -11,22 +11,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from . import _core, _problem, _torch_weights
 from ._functional import core_problem, prepare
 from ._problem import Problem
-from ._runtime import Array, check_memory, kernel_for
+from ._runtime import check_memory, kernel_for
 from ._spec import ArgumentError, Spec
+from ._torch_arrays import SUMMED, array, batch, is_last, memory_format
 
-# What each dtype is computed in.
-SUMMED = {torch.float32: torch.float32, torch.float64: torch.float64, torch.float16: torch.float32, torch.bfloat16: torch.float32}
-
-_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes; sounds have no such format
-_TO_LAST = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
-_NUMPY: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
 class Plan(NamedTuple):
@@ -35,7 +30,7 @@ class Plan(NamedTuple):
     stencil: _core.Stencil
     order: str  # what the order of the packed weight depends on
     shape: tuple[int, ...]  # of the result
-    dtype: torch.dtype  # of the computation
+    dtype: torch.dtype  # of the arrays
     last: bool  # channels last
 
 
@@ -63,30 +58,18 @@ def grad_weight(x: Tensor, grad: Tensor, size: Sequence[int], stride: Sequence[i
     shape = (x.shape[1], grad.shape[1] // groups, *size)
     core = _weight_problem(x.shape, shape, dtype, last, tuple(stride), tuple(crop), tuple(dilation), groups)
     w = torch.empty(shape, dtype=dtype, device=x.device)
-    _core.grad_weight(core, kernel_for("auto"), _data(x, dtype, last), _data(grad, dtype, last), w.numpy(), torch.get_num_threads())
+    _core.grad_weight(core, kernel_for("auto"), batch(x.to(dtype), last), batch(grad.to(dtype), last), w.numpy(), torch.get_num_threads())
     return w.to(x.dtype)
 
 
 def gradients(x: Tensor, w: Tensor, grad: Tensor, asked: Sequence[bool], *geometry: Any) -> tuple[Tensor | None, ...]:
-    """The gradients of the layer by x, w and bias, those that are asked for; half precision is widened once for all."""
+    """The gradients of the layer by x, w and bias, those that are asked for; half precision is widened once for the last two."""
+    by_x = grad_input(grad, w, x.shape[2:], *geometry) if asked[0] else None
     dtype, summed = x.dtype, SUMMED[x.dtype]
-    x, w, grad = x.to(summed), w.to(summed), grad.to(summed)
-    return (grad_input(grad, w, x.shape[2:], *geometry).to(dtype) if asked[0] else None,
-            grad_weight(x, grad, w.shape[2:], *geometry).to(dtype) if asked[1] else None,
+    if any(asked[1:]):
+        x, grad = x.to(summed), grad.to(summed)
+    return (by_x, grad_weight(x, grad, w.shape[2:], *geometry).to(dtype) if asked[1] else None,
             grad.sum((0, *range(2, grad.ndim))).to(dtype) if asked[2] else None)  # fmt: skip
-
-
-def is_last(tensor: Tensor) -> bool:
-    """Whether a tensor lies channels-last, and not also channels-first."""
-    if tensor.is_contiguous():
-        return False
-    form = _LAST.get(tensor.ndim)
-    return form is not None and tensor.is_contiguous(memory_format=form)
-
-
-def memory_format(rank: int, last: bool) -> torch.memory_format:
-    """The format of a batch with `rank` spatial axes."""
-    return _LAST[rank + 2] if last else torch.contiguous_format
 
 
 def run(plan: Plan, source: Tensor, w: Tensor, bias: Tensor | None, frozen: bool = False, after: tuple[int, float] = (0, 0.0)) -> Tensor:
@@ -95,31 +78,19 @@ def run(plan: Plan, source: Tensor, w: Tensor, bias: Tensor | None, frozen: bool
     `frozen`: nobody writes to w behind PyTorch's back, so its packed copy need not be compared with it.
     """
     dtype, last = plan.dtype, plan.last
-    if source.dtype is dtype and not last:  # the quickest way to the same
+    if dtype is torch.float32 and not last:  # the quickest way to the same
         target = source.new_empty(plan.shape)
         data, out = source.numpy(force=True), target.numpy()
     else:
         target = torch.empty(plan.shape, dtype=dtype, device=source.device, memory_format=memory_format(source.ndim - 2, last))
-        data, out = _data(source, dtype, last), _data(target, dtype, last)
-    add = None if bias is None else array(bias.contiguous(), dtype)
-    packed = _torch_weights.packed(w, plan, dtype, frozen)
+        data, out = batch(source, last), batch(target, last)
+    add = None if bias is None else array(bias.to(SUMMED[dtype]).contiguous())
+    packed = _torch_weights.packed(w, plan, frozen)
     if packed is None:
-        plan.stencil.apply(data, array(w, dtype), add, out, *after)
+        plan.stencil.apply(data, array(w), add, out, *after)
     else:
         plan.stencil.run(data, packed, add, out, *after)
-    return target if source.dtype is dtype else target.to(source.dtype)
-
-
-def array(tensor: Tensor, dtype: torch.dtype) -> Array:
-    """The tensor's memory as an array, or a copy where it is not of the dtype of the computation."""
-    found: Array = (tensor if tensor.dtype is dtype else tensor.to(dtype)).numpy(force=True)
-    return found
-
-
-def _data(tensor: Tensor, dtype: torch.dtype, last: bool) -> Array:
-    """A batch as the core takes it: (N, C, *size), or (N, *size, C) of a channels-last problem."""
-    found = array(tensor, dtype)
-    return found.transpose(_TO_LAST[found.ndim]) if last else found
+    return target
 
 
 @lru_cache(maxsize=512)
@@ -129,20 +100,20 @@ def plan(is_forward: bool, pack_always: bool, x: tuple[int, ...], w: tuple[int, 
 
     `pack_always` where the weight changes from call to call, as in training: what packing costs then has a part in the choice of a kernel.
     """
-    problem, summed = _problem_of(x, w, last, stride, crop, dilation, groups), SUMMED[dtype]
+    problem = _problem_of(x, w, last, stride, crop, dilation, groups)
     if bias is not None:
         _problem.check_bias(bias, problem.spec.out_channels, problem.spec)
-    stencil = prepare(problem, is_forward, _NUMPY[summed], kernel_for("auto"), threads, pack_always=pack_always).stencil
+    stencil = prepare(problem, is_forward, _NAMES[dtype], kernel_for("auto"), threads, pack_always=pack_always).stencil
     shape = problem.spec.output_shape if is_forward else problem.spec.input_shape
     order = repr((is_forward, pack_always, *stencil.signature, tuple(w), dtype, stride, crop, dilation, groups))  # text remembers its hash
-    return Plan(stencil, order, shape, summed, last)
+    return Plan(stencil, order, shape, dtype, last)
 
 
 @lru_cache(maxsize=512)
 def _weight_problem(x: tuple[int, ...], w: tuple[int, ...], dtype: torch.dtype, last: bool, stride: tuple[int, ...], crop: tuple[int, ...],
                     dilation: tuple[int, ...], groups: int) -> _core.Problem:  # fmt: skip
     problem = _problem_of(x, w, last, stride, crop, dilation, groups)
-    check_memory(w, _NUMPY[dtype].itemsize, problem.spec)
+    check_memory(w, dtype.itemsize, problem.spec)
     return core_problem(problem)
 
 

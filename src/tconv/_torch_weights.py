@@ -22,6 +22,7 @@ from torch import Tensor
 
 from . import _core
 from ._runtime import Array
+from ._torch_arrays import array
 
 _compare = (ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)).memcmp  # without the interpreter's lock, unlike bytes
 _compare.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -60,7 +61,7 @@ class _Kept:
             return True
         return not _compare(self.place, copy.data_ptr(), copy.nbytes)
 
-    def pack(self, w: Tensor, plan: Order, dtype: torch.dtype) -> Array | None:
+    def pack(self, w: Tensor, plan: Order) -> Array | None:
         """The weight packed in one order, from the copy of it, or None where it does not lie densely."""
         copy = self.copies.get(0)
         if copy is None:
@@ -68,8 +69,8 @@ class _Kept:
             if copy.stride() != self.strides:
                 return None
             copy = self.copies.setdefault(0, copy)
-        found = np.empty(plan.stencil.weight_elements, np.float64 if dtype is torch.float64 else np.float32)
-        plan.stencil.pack(copy.to(dtype).numpy(force=True), found)
+        found = np.empty(plan.stencil.weight_elements, np.float64 if w.dtype is torch.float64 else np.float32)
+        plan.stencil.pack(array(copy), found)
         self.packed[plan.order] = found
         return found
 
@@ -77,7 +78,7 @@ class _Kept:
 _weights: dict[int, _Kept] = {}  # by id(weight); an entry goes with its weight
 
 
-def packed(w: Tensor, plan: Order, dtype: torch.dtype, frozen: bool) -> Array | None:
+def packed(w: Tensor, plan: Order, frozen: bool) -> Array | None:
     """The weight packed in the plan's order, or None where it is to be packed for this call alone."""
     kept = _weights.get(id(w))
     if kept is None or kept.tensor() is not w or not kept.holds(w, frozen):
@@ -87,7 +88,7 @@ def packed(w: Tensor, plan: Order, dtype: torch.dtype, frozen: bool) -> Array | 
             kept.packed[plan.order] = None
         return None
     found = kept.packed[plan.order]
-    return kept.pack(w, plan, dtype) if found is None else found
+    return kept.pack(w, plan) if found is None else found
 
 
 def _version(w: Tensor) -> int | None:

@@ -76,7 +76,7 @@ def explain(spec: Spec, dtype: str = "float32", layout: str = "channels_first", 
     allowed = thread_count(threads)
     computed = np.dtype(np.float64 if dtype == "float64" else np.float32)
     problem = _problem.Problem(spec, layout, True)
-    return why(prepare(problem, True, computed, kernel_for(algorithm), allowed, pack_always=not kept), computed, dtype, allowed)
+    return why(prepare(problem, True, dtype, kernel_for(algorithm), allowed, pack_always=not kept), computed, dtype, allowed)
 
 
 def why(prepared: Prepared, computed: np.dtype[Any], dtype: str, allowed: int) -> Why:

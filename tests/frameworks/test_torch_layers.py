@@ -114,14 +114,15 @@ def test_modules_are_copied_and_pickled():
 
 @pytest.mark.parametrize(("rank", "form"), [(2, torch.channels_last), (3, torch.channels_last_3d)], ids=str)
 def test_channels_last_stays_so_and_nothing_is_copied(rank, form, monkeypatch):
-    from tconv import _torch_core
+    from tconv import _torch_arrays, _torch_core
 
     mine, theirs = (getattr(m, f"ConvTranspose{rank}d")(8, 6, 4, stride=2, padding=1) for m in (ours, torch.nn))
     theirs.load_state_dict(mine.state_dict())
     x = numbers(2, 8, *[5, 6, 3][:rank]).to(memory_format=form).requires_grad_()
     handed = []
-    take = _torch_core.array
-    monkeypatch.setattr(_torch_core, "array", lambda tensor, dtype: handed.append((tensor, take(tensor, dtype))) or handed[-1][1])
+    take = _torch_arrays.array
+    for module in (_torch_arrays, _torch_core):
+        monkeypatch.setattr(module, "array", lambda tensor: handed.append((tensor, take(tensor))) or handed[-1][1])
     found, expected = mine(x), theirs(x)
     same(found, expected)
     assert found.stride() == expected.stride() and found.is_contiguous(memory_format=form)
