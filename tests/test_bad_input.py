@@ -441,7 +441,8 @@ def test_the_core_refuses_a_meaningless_problem(changes):
     "name", ["", "avx9000", "auto", "direct", "direct_", "direct_AVX2", "fast_" + KERNEL.split("_")[1], "_", "x" * 10_000]
 )
 def test_the_core_refuses_an_unknown_kernel(name):
-    for run in (lambda: _core.Stencil(problem(), True, "float32", name, 1), lambda: _core.grad_weight(problem(), name, X, GRAD, W.copy(), 1)):
+    w = W.copy()
+    for run in (lambda: _core.Stencil(problem(), True, "float32", name, 1), lambda: _core.grad_weight(problem(), name, X, GRAD, w, 1)):
         with pytest.raises(REFUSED):
             run()
 

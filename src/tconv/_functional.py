@@ -32,7 +32,6 @@ from ._runtime import (
 )
 from ._spec import ArgumentError, Ints, Padding, Spec, integer, is_single
 
-
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -60,7 +59,7 @@ def core_problem(problem: Problem) -> _core.Problem:
 
 
 def prepare(problem: Problem, forward: bool, dtype: str, kernel: str, threads: int, *, pack_always: bool) -> Prepared:
-    """Plan a forward layer or its input gradient on arrays of a dtype, once its result is known to fit into memory and the kernel to the problem.
+    """Plan a forward layer or its input gradient on arrays of `dtype`, once its result is known to fit into memory.
 
     `pack_always` says that the weight is packed for every call: then what that costs has a part in the choice of a kernel.
     """

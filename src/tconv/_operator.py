@@ -206,7 +206,7 @@ class Operator:
             input_size = key("input_size", input_size)
         call = (array.shape, forward, input_size, self._threads or get_num_threads())
         ready = self._ready.get(call) or self._make_ready(call)
-        x = stored(array)
+        x = readable(array, dtype) if dtype is self._dtype else stored(array)
         if home is not None:
             out = aligned(ready.shape, dtype)
         elif out is None and dtype is self._dtype:  # the usual call, which checks nothing twice: microseconds count

@@ -33,7 +33,8 @@ def array(tensor: Tensor) -> Array:
     if tensor.dtype.itemsize > 2:
         found: Array = tensor.numpy(force=True)
         return found
-    return tensor.contiguous().view(torch.int16).numpy(force=True).view(np.uint16)
+    bits: Array = tensor.contiguous().view(torch.int16).numpy(force=True).view(np.uint16)
+    return bits
 
 
 def batch(tensor: Tensor, last: bool) -> Array:

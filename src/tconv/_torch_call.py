@@ -21,6 +21,7 @@ from ._functional import key as hashable
 from ._operator import large_enough
 from ._problem import SLOPE, activation_code
 from ._spec import ArgumentError, Spec, is_single
+from ._torch_arrays import SUMMED, is_last
 
 _TRACED = (FakeTensor, FunctionalTensor)
 
@@ -119,7 +120,7 @@ def transposed(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tupl
         batch = x[None] if prepared.single else x
         if not torch.is_grad_enabled():
             after = (0, 0.0) if activation is None else activation.code
-            y = core.run(prepared.plans[core.is_last(x) or core.is_last(w)], batch, w, bias, frozen, after)
+            y = core.run(prepared.plans[is_last(x) or is_last(w)], batch, w, bias, frozen, after)
             return y[0] if prepared.single else y
         y = ops.conv_transpose(batch, w, bias, *prepared.geometry)
         y = y[0] if prepared.single else y
@@ -138,7 +139,7 @@ def _plain(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[An
 def _prepared(rank: int, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int, ...] | None, kinds: tuple[torch.dtype, ...],
               words: tuple[Any, ...], more: tuple[int, ...] | None, threads: int) -> Prepared | None:  # fmt: skip
     """The call of these shapes and dtypes, or None where it is PyTorch's to compute or to refuse."""
-    if len(set(kinds)) != 1 or kinds[0] not in core.SUMMED or len(w) != rank + 2 or len(x) - rank not in (1, 2):
+    if len(set(kinds)) != 1 or kinds[0] not in SUMMED or len(w) != rank + 2 or len(x) - rank not in (1, 2):
         return None
     try:
         geometry = _geometry(w[2:], Words(*words), more)
@@ -181,7 +182,7 @@ def longer(x: Tensor, w: Tensor, words: tuple[Any, ...], output_size: Sequence[i
 
 def _ours(rank: int, x: Tensor, w: Tensor, bias: Tensor | None) -> bool:
     """Whether the core takes these tensors: real, dense, on the CPU, of one dtype, of fitting shapes; and derivatives backwards only."""
-    if not (x.is_cpu and w.is_cpu and x.dtype is w.dtype and x.dtype in core.SUMMED and w.ndim == rank + 2):
+    if not (x.is_cpu and w.is_cpu and x.dtype is w.dtype and x.dtype in SUMMED and w.ndim == rank + 2):
         return False
     if x.ndim - rank not in (1, 2) or x.shape[-1 - rank] != w.shape[0]:
         return False

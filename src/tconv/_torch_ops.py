@@ -23,6 +23,7 @@ from torch.autograd import forward_ad
 
 from . import _torch_core as core
 from . import _torch_native as native
+from ._torch_arrays import is_last, memory_format
 
 Backward = Callable[[Any, Tensor], tuple[Any, ...]]
 
@@ -149,12 +150,12 @@ def _fake_conv_transpose(x: Tensor, w: Tensor, bias: Tensor | None, stride: Sequ
              for i, k, s, d, lo, hi in zip(x.shape[2:], w.shape[2:], stride, dilation, crop[::2], crop[1::2], strict=True)]  # fmt: skip
     for size in sizes:
         torch._check(size >= 1, lambda: f"tconv::conv_transpose: the crop {crop} leaves an output of {sizes}")
-    return _empty((x.shape[0], w.shape[1] * groups, *sizes), x, core.is_last(x) or core.is_last(w))
+    return _empty((x.shape[0], w.shape[1] * groups, *sizes), x, is_last(x) or is_last(w))
 
 
 def _fake_grad_input(grad: Tensor, w: Tensor, size: Sequence[int], stride: Sequence[int], crop: Sequence[int], dilation: Sequence[int],
                      groups: int) -> Tensor:  # fmt: skip
-    return _empty((grad.shape[0], w.shape[0], *size), grad, core.is_last(grad) or core.is_last(w))
+    return _empty((grad.shape[0], w.shape[0], *size), grad, is_last(grad) or is_last(w))
 
 
 def _fake_grad_weight(x: Tensor, grad: Tensor, size: Sequence[int], stride: Sequence[int], crop: Sequence[int], dilation: Sequence[int],
@@ -163,7 +164,7 @@ def _fake_grad_weight(x: Tensor, grad: Tensor, size: Sequence[int], stride: Sequ
 
 
 def _empty(shape: tuple[int, ...], like: Tensor, last: bool) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=core.memory_format(len(shape) - 2, last))
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(len(shape) - 2, last))
 
 
 # ---------------------------------------------------------------------------------------------------- vmap: one call for all
