@@ -139,7 +139,8 @@ def conv_transpose(
     NaN. tanh and sigmoid lie within 3 units in the last place of the true function of the sum. The gradients are those of
     the layer without bias and activation.
 
-    float32 and float64 are computed as such; float16 and bfloat16 are accumulated in float32. All arrays share one
+    float32 and float64 are computed as such; float16 and bfloat16 are accumulated in float32, and rounded once (bfloat16 may be
+    multiplied by the processor's dot products, to which numbers below 2**-126 are zero). All arrays share one
     dtype; lists of floats become float64, and integers are refused. `out` takes the result: right shape and dtype,
     writeable, overlapping no input. `threads` never changes a bit of the result. `algorithm` is one of `tconv.kernels()`, or
     a method alone: "direct" multiplies every tap, "winograd" fewer or refuses, "auto" takes what is estimated fastest.
@@ -321,7 +322,7 @@ def conv_transpose_grads(
 
     `grads` names those that are computed, of "input", "weight" and "bias"; the others are None. The values are those of
     `conv_transpose_grad_input` and `conv_transpose_grad_weight` to the bit, and for bias the sum of `grad` over all axes but
-    the channels; the problem is worked out and half precision widened once for all. The other arguments, and the errors, are
+    the channels; the problem is worked out once for all. The other arguments, and the errors, are
     those of `conv_transpose`.
 
     >>> import numpy as np, tconv
