@@ -17,7 +17,7 @@ import numpy as np
 import tconv
 from tconv import Spec
 from tconv._bench import words
-from tconv._bench.layer import Layer
+from tconv._bench.layer import Layer, placed
 
 from . import layers
 from .turns import medians
@@ -96,13 +96,13 @@ def _error(found: Any, exact: Any) -> float:
 
 def _gradients(layer: Layer, what: str) -> Iterator[Turn]:
     spec, (x, w) = layer.spec, layer.arrays()
-    grad = np.random.default_rng(1).standard_normal(spec.output_shape, np.float32)
+    grad = placed(np.random.default_rng(1).standard_normal(spec.output_shape, np.float32))
     told = _words(spec)
     double = _backward(spec, *(a.astype(np.float64) for a in (grad, x, w)))[0]((True, True))
     exact = tuple(a.numpy() for a in double)
     formats = [_our_gradients(spec, x, w, grad, told)]
     if len(_formats(spec)) > 1:
-        last = [np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, grad)]
+        last = [placed(np.moveaxis(a, 1, -1)) for a in (x, grad)]
         formats.append(_our_gradients(spec, last[0], w, last[1], {**told, "layout": "channels_last"}))
     theirs = _backward(spec, grad, x, w)
     for ours, mask, wanted in zip(zip(*formats, strict=True), ((True, False), (False, True), (True, True)), (exact[0], exact[1], exact),
@@ -150,9 +150,9 @@ def _half(layer: Layer, what: str) -> Iterator[Turn]:
     import torch
 
     spec, kind = layer.spec, np.dtype(ml_dtypes.bfloat16 if what == "bfloat16" else np.float16)
-    x, w = (a.astype(kind) for a in layer.arrays())
+    x, w = (placed(a, kind) for a in layer.arrays())
     told = _words(spec)
-    wide = [a.astype(np.float32) for a in (x, w)]
+    wide = [placed(a, np.float32) for a in (x, w)]
     ours, single = tconv.Operator(w, **told), tconv.Operator(wide[1], **told)
     out, out_single = ours(x), single(wide[0])
     padding, extra = _torch_words(spec)

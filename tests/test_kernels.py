@@ -146,6 +146,28 @@ def test_layers_that_need_several_blocks(kernel, problem, dtype):
         check(dataclasses.replace(problem, layout=layout, dtype=dtype), kernel)
 
 
+PAST_THE_CACHES = Problem((180, 183), (2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 1, 130, 32, biased=True, seed=8)  # 16.9 MB of output
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@forced
+def test_a_large_output_is_the_same_at_any_address(kernel, layout):
+    """It is written past the caches where it begins at a whole line, and must not be elsewhere; the sums are taken in two parts."""
+    problem = dataclasses.replace(PAST_THE_CACHES, layout=layout)
+    judge = judge_of(problem)
+    expected = judge.run("forward", tconv, algorithm=kernel)
+    judge.check("forward", expected, kernel)
+    memory = np.empty(expected.nbytes + 128, np.uint8)
+    for offset in (0, 4, 32):
+        start = -memory.ctypes.data % 64 + offset
+        out = memory[start : start + expected.nbytes].view(expected.dtype).reshape(expected.shape)
+        memory[:] = 0xAB
+        tconv.conv_transpose(judge.x, judge.w, judge.bias, stride=2, layout=layout, algorithm=kernel, out=out)
+        assert np.array_equal(out.view(np.uint32), expected.view(np.uint32))
+        assert np.all(memory[:start] == 0xAB)
+        assert np.all(memory[start + expected.nbytes :] == 0xAB)
+
+
 # ---------------------------------------------------------------------------------------------------------------------- page guards
 
 

@@ -2,6 +2,8 @@
 #include "gather.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 
 #include "parallel.h"
 #include "pixels.h"
@@ -87,6 +89,7 @@ struct Operands {
   const Epilogue<T>& lane;
   const Pixels<T>& out;
   i64 images;
+  bool stream;  // past the caches
 
   const T* bias(const Gather& g, i64 b) const { return lane.bias ? lane.bias + b * g.block : nullptr; }
 };
@@ -152,17 +155,29 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
       for (i64 oh : h->outputs) lines.emplace_back(g, triple, of, n, od, oh, joined);
   const i64 part = even(channels, terms_at_once(taps * channels) / std::max<i64>(taps, 1));
   std::vector<const T*> from(static_cast<std::size_t>(taps));
+  alignas(64) T tile[kMaxRows * kGatherVecs * 16];
+  // Parts of a sum come together where it belongs; or, if it goes past the caches, in a tile.
+  const bool activated = of.lane.activation != Activation::none, apart = of.stream && part < channels;
+  const i64 at_once = activated || apart ? 1 : count / height;  // tiles
+  const auto add_part = [&](i64 b, i64 c, const Line<T>& line, i64 r, i64 rows, i64 tiles) {
+    const bool first = c == 0, last = c + part >= channels;
+    T *to = line.to + r * out_step + b * g.block, *room = apart ? tile : to;
+    const i64 room_step = apart ? g.block : out_step;
+    for (std::size_t t = 0; t < line.from.size(); ++t) from[t] = line.from[t] + r * row_step;
+    k.stepped[g.vecs][rows](c, std::min(channels, c + part), i64(line.from.size()), from.data(), row_step, line.weights.data(),
+                            of.weights + b * g.taps * g.channels * g.block,
+                            {first ? of.bias(g, b) : room, first ? 0 : room_step, last ? to : room, last ? out_step : room_step,
+                             of.stream && last},
+                            tiles);
+    if (activated && last)  // complete, and just stored
+      for (i64 i = 0; i < rows; ++i) k.activate(to + i * out_step, g.block, T(0), of.lane.activation, of.lane.slope);
+  };
   for (i64 b = 0; b < of.blocks; ++b)
-    for (i64 c = 0; c < channels; c += part)
+    for (i64 outer = 0; outer < (apart ? 1 : channels); outer += part)
       for (const Line<T>& line : lines)
-        for (i64 r = 0; r < count; r += height) {
-          const i64 tall = std::min(height, count - r), met = i64(line.from.size());
-          T* to = line.to + r * out_step + b * g.block;
-          for (i64 t = 0; t < met; ++t) from[std::size_t(t)] = line.from[std::size_t(t)] + r * row_step;
-          k.stepped[g.vecs][tall](c, std::min(channels, c + part), met, from.data(), row_step, line.weights.data(),
-                                  of.weights + b * g.taps * g.channels * g.block, to, out_step, of.bias(g, b), c > 0);
-          if (of.lane.activation != Activation::none && c + part >= channels)  // complete, and just stored
-            for (i64 i = 0; i < tall; ++i) k.activate(to + i * out_step, g.block, T(0), of.lane.activation, of.lane.slope);
+        for (i64 r = 0, rows, tiles; r < count; r += rows * tiles) {
+          rows = std::min(height, count - r), tiles = std::clamp<i64>((count - r) / height, 1, at_once);
+          for (i64 c = outer; c < (apart ? channels : outer + 1); c += part) add_part(b, c, line, r, rows, tiles);
         }
 }
 
@@ -314,9 +329,20 @@ void pack_weights(const Gather& g, const Kernels<T>& k, View<const T> weight, i6
   });
 }
 
+// Whether sums of whole blocks go past the caches: those of a large output, where every block is whole lines.
+template <class T, class S>
+bool streams(const Gather& g, const Epilogue<T>& epilogue, const View<S>& out) {
+  constexpr std::uintptr_t line = 64;
+  std::uintptr_t places = reinterpret_cast<std::uintptr_t>(out.data) | std::uintptr_t(g.block | g.outputs) * sizeof(T);
+  for (i64 i : {0, 2, 3, 4}) places |= std::uintptr_t(out.stride[i]) * sizeof(T);
+  const i64 size = g.batch * g.groups * g.outputs * g.axis[0].out_size * g.axis[1].out_size * g.axis[2].out_size;
+  return places % line == 0 && size * i64(sizeof(T)) >= kStreamBytes && epilogue.activation == Activation::none;
+}
+
 template <class T, class S>
 void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
   const i64 slabs = i64(g.slabs.size());
+  const bool stream = streams<T>(g, epilogue, out);
   const T* bias = epilogue.bias;
   parallel_for(ceil_div(g.batch, g.images) * g.groups * slabs * g.runs, g.threads, [&](i64 task) {
     const i64 turn = task % g.runs, group = task / g.runs % g.groups;
@@ -353,13 +379,14 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
       const Epilogue<T> lane{lane_bias, epilogue.activation, epilogue.slope};
       const T* weights = packed + (group * g.blocks + b) * g.taps * g.channels * g.block;
-      const Operands<T> operands{pixels, zeros, weights, blocks, lane, sums, images};
+      const Operands<T> operands{pixels, zeros, weights, blocks, lane, sums, images, direct && stream};
       for (const Gather::Triple& triple : slab.triples)
         multiply<T>(g, k, triple, operands);
       if (direct) continue;
       to.data += slab.out_begin * out.stride[2 + g.cut];
       scatter_pixels(k, room, out_size, lanes, images, outputs, to);
     }
+    if (stream) std::atomic_thread_fence(std::memory_order_seq_cst);  // streamed stores are ordered by nothing less
   });
 }
 

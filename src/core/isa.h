@@ -65,43 +65,53 @@ inline __attribute__((always_inline)) void add_products(Vec<T, N> (&acc)[R][V], 
   }
 }
 
-// Stores sums of R rows of V vectors, row r at at(r): added to what is there, or to a bias.
-template <class T, int N, int R, int V, class F>
-inline __attribute__((always_inline)) void put(Vec<T, N> (&acc)[R][V], F at, const T* bias, bool add) {
-  using vec = Vec<T, N>;
+// Calls f(r, v) for R rows of V vectors.
+template <int R, int V, class F>
+inline __attribute__((always_inline)) void each(F f) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) {
-      if (add) acc[r][v] += load<vec>(at(r) + v * N);
-      if (!add && bias) acc[r][v] += load<vec>(bias + v * N);
-      store(at(r) + v * N, acc[r][v]);
-    }
+    for (int v = 0; v < V; ++v) f(r, v);
 }
 
 template <class P, class T, int N, int R, int V>
 void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias, bool add) {
-  Vec<T, N> acc[R][V] = {};
+  using vec = Vec<T, N>;
+  vec acc[R][V] = {};
   for (i64 t = 0; t < taps; ++t, rows += R) {
     const T* row[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) row[r] = rows[r];
     add_products<P, T, N, R, V>(acc, row, w + offsets[t], first, last);
   }
-  put<T, N>(acc, [&](int r) { return out[r]; }, bias, add);
+  if (add) each<R, V>([&](int r, int v) { acc[r][v] += load<vec>(out[r] + v * N); });
+  if (!add && bias) each<R, V>([&](int r, int v) { acc[r][v] += load<vec>(bias + v * N); });
+  each<R, V>([&](int r, int v) { store(out[r] + v * N, acc[r][v]); });
 }
 
 template <class P, class T, int N, int R, int V>
-void stepped(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, const i64* offsets, const T* w, T* out, i64 out_step,
-             const T* bias, bool add) {
-  Vec<T, N> acc[R][V] = {};
-  for (i64 t = 0; t < taps; ++t) {
-    const T* row[R];
+void stepped(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, const i64* offsets, const T* w, const Sums<T>& sums,
+             i64 tiles) {
+  using vec = Vec<T, N>;
+  const T* base = sums.base;
+  T* out = sums.out;
+  for (i64 tile = 0; tile < tiles; ++tile, out += R * sums.out_step) {
+    vec acc[R][V] = {};
+    for (i64 t = 0; t < taps; ++t) {
+      const T* row[R];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) row[r] = rows[t] + r * row_step;
-    add_products<P, T, N, R, V>(acc, row, w + offsets[t], first, last);
+      for (int r = 0; r < R; ++r) row[r] = rows[t] + (tile * R + r) * row_step;
+      add_products<P, T, N, R, V>(acc, row, w + offsets[t], first, last);
+    }
+    if (base) {
+      each<R, V>([&](int r, int v) { acc[r][v] += load<vec>(base + r * sums.base_step + v * N); });
+      base += R * sums.base_step;
+    }
+    if (sums.stream)
+      each<R, V>([&](int r, int v) { stream(out + r * sums.out_step + v * N, acc[r][v]); });
+    else
+      each<R, V>([&](int r, int v) { store(out + r * sums.out_step + v * N, acc[r][v]); });
   }
-  put<T, N>(acc, [&](int r) { return out + r * out_step; }, bias, add);
 }
 
 template <class T, int N, int R, int V>

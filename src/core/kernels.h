@@ -8,7 +8,7 @@ namespace tconv {
 
 // Terms that a tile adds up in one go, about: with more, rounding errors grow and the weights of a tile leave the first-level
 // cache; with fewer, storing the sums begins to cost.
-constexpr i64 kTerms = 256, kFewTerms = 64;
+constexpr i64 kTerms = 256, kFewTerms = 128;
 
 // The terms of one go, for a sum of `all`: two goes rather than one, unless they were short.
 inline i64 terms_at_once(i64 all) {
@@ -17,6 +17,10 @@ inline i64 terms_at_once(i64 all) {
 }
 
 constexpr int kMaxRows = 12, kMaxVecs = 8;
+
+// An output of so many bytes is larger than a thread's share of the last cache: who reads it next does not find it there, so it
+// need not pass through.
+constexpr i64 kStreamBytes = 16 << 20;
 
 // The microkernel: out[r][lane] (+)= sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane]
 // for R rows and V vectors of lanes, at out[rows[r] + lane]. The sum starts from zero and is added to `out` when it is
@@ -32,10 +36,21 @@ template <class T>
 using Gathered = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias,
                           bool add);
 
-// The same for rows at even steps: row r of tap t is rows[t] + r * row_step, its sum goes to out + r * out_step.
+// Where the sums of rows at even steps go: row r to out + r * out_step, added to base + r * base_step if there is a base.
+// `stream` asks for stores that go past the caches, and promises addresses that are multiples of a line.
 template <class T>
-using Stepped = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, const i64* offsets, const T* w, T* out,
-                         i64 out_step, const T* bias, bool add);
+struct Sums {
+  const T* base;
+  i64 base_step;
+  T* out;
+  i64 out_step;
+  bool stream;
+};
+
+// The same products for `tiles` times R rows at even steps: row r of tap t is rows[t] + r * row_step.
+template <class T>
+using Stepped = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, const i64* offsets, const T* w,
+                         const Sums<T>& sums, i64 tiles);
 
 // The same products for sums over positions: out[at[r] + lane] += sum over runs t and first <= c < last of
 // rows[rows_at[t * R + r] + c] * lanes[lanes_at[t] + c * width + lane], where a block of `width` lanes is V vectors. V = 0 stands for

@@ -12,8 +12,6 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kStreamBytes = 16 << 20;
-
 // Tasks: boxes, within a box chunks of groups, within a chunk runs of channel blocks (so that few boxes still feed all threads).
 struct Tasks {
   Boxes boxes;
@@ -448,7 +446,6 @@ i64 Plan::unit_rows() const {
 template <class T, class S>
 void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
   const Tasks tasks(p);
-  // An output larger than the last cache's share is not found there by who reads it next: it need not pass through.
   const bool stream =
       p.batch * p.groups * p.outputs * p.axis[0].out_size * p.axis[1].out_size * p.axis[2].out_size * i64(sizeof(T)) >= kStreamBytes;
   const i64 unit_rows = p.unit_rows();

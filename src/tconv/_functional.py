@@ -21,6 +21,7 @@ from ._runtime import (
     bias_array,
     check_memory,
     compute_dtype,
+    fresh,
     into,
     kernel_for,
     readable,
@@ -183,7 +184,7 @@ def conv_transpose(
     if home is not None:
         out = aligned(prepared.shape, x.dtype)
     elif out is None and x.dtype is dtype:  # the usual call: microseconds count
-        y = np.empty(prepared.shape, dtype)
+        y = fresh(prepared.shape, dtype)
         prepared.stencil.apply(readable(x, dtype), readable(w, dtype), add, y, code, slope)
         return y
     y = result(out, prepared.shape, x.dtype, [a for a in (x, w, bias) if a is not None], prepared.problem.spec)
@@ -336,7 +337,7 @@ def conv_transpose_grads(
     home = None
     if type(x) is not ndarray or type(w) is not ndarray or type(grad) is not ndarray:
         (x, w, grad), home = arrive(None, x=x, w=w, grad=grad)
-    new: Any = np.empty if home is None else aligned
+    new = fresh if home is None else aligned
     dtype = compute_dtype("x", x)
     same_dtype(("x", x), ("w", w), ("grad", grad))
     asked = _asked(grads)

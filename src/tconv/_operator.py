@@ -21,6 +21,7 @@ from ._runtime import (
     as_array,
     bias_array,
     compute_dtype,
+    fresh,
     get_num_threads,
     kernel_for,
     readable,
@@ -210,7 +211,7 @@ class Operator:
         if home is not None:
             out = aligned(ready.shape, dtype)
         elif out is None and dtype is self._dtype:  # the usual call, which checks nothing twice: microseconds count
-            target = np.empty(ready.shape, dtype)
+            target = fresh(ready.shape, dtype)
             ready.run(x, ready.packed, ready.bias, target, ready.activation, ready.slope)
             return target
         target = result(out, ready.shape, dtype, [array], ready.problem.spec)
@@ -239,7 +240,7 @@ class Operator:
         order = (forward, *stencil.signature)
         packed = self._packed.get(order)
         if packed is None:  # two threads may both pack: the same bits, and no lock that a fork could leave locked
-            packed = np.empty(stencil.weight_elements, self._dtype)
+            packed = fresh((stencil.weight_elements,), self._dtype)
             stencil.pack(stored(self._w), packed)
             self._packed[order] = packed
         return packed

@@ -26,6 +26,7 @@ try:
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
+_LARGE = 1 << 16  # bytes of an array that is worth a microsecond of aligning
 _FEW = 4096  # elements that NumPy converts in microseconds
 
 _threads: int | None = None  # None: as many as there are processors for us
@@ -241,10 +242,16 @@ def bias_array(bias: Any, channels: int, like: Array, problem: object = None) ->
     return array
 
 
+def fresh(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A new array; a large one begins at a whole line of the caches, so that vectors do and may be written past them."""
+    array = np.empty(shape, dtype)
+    return array if array.nbytes < _LARGE else _foreign.aligned(shape, dtype)
+
+
 def result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Iterable[Array], problem: object) -> Array:
     """Where the result goes: a new array, or `out` once it is known to be fit for it."""
     if out is None:
-        return np.empty(shape, dtype)
+        return fresh(shape, dtype)
     if not isinstance(out, np.ndarray):
         raise ArgumentError("out", type(out).__name__, "must be a NumPy array", problem)
     if out.shape != shape:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import _core
-from ._runtime import Array
+from ._runtime import Array, fresh
 from ._torch_arrays import array
 
 _compare = (ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)).memcmp  # without the interpreter's lock, unlike bytes
@@ -69,7 +69,7 @@ class _Kept:
             if copy.stride() != self.strides:
                 return None
             copy = self.copies.setdefault(0, copy)
-        found = np.empty(plan.stencil.weight_elements, np.float64 if w.dtype is torch.float64 else np.float32)
+        found = fresh((plan.stencil.weight_elements,), np.dtype(np.float64 if w.dtype is torch.float64 else np.float32))
         plan.stencil.pack(array(copy), found)
         self.packed[plan.order] = found
         return found

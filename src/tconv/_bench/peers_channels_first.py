@@ -11,7 +11,7 @@ import numpy as np
 from .._spec import Spec
 from . import words
 from .arrays import Run, channels_last, first
-from .layer import Array
+from .layer import Array, placed
 from .words import Cannot
 
 
@@ -69,7 +69,7 @@ class OnnxRuntime:
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         session = self.ort.InferenceSession(self.model(spec, w), options, providers=["CPUExecutionProvider"])
         bound, of = session.io_binding(), self.ort.OrtValue.ortvalue_from_numpy
-        self.y = of(np.empty(spec.output_shape, x.dtype))
+        self.y = of(placed(np.zeros(spec.output_shape, x.dtype)))
         bound.bind_ortvalue_input("x", of(x))
         bound.bind_ortvalue_output("y", self.y)
         return lambda: session.run_with_iobinding(bound)
@@ -138,8 +138,7 @@ class Ours:
     def arrays(self, spec: Spec, x: Array, w: Array) -> tuple[Array, Array, dict[str, Any]]:
         arguments = {"stride": spec.stride, "padding": spec.crop, "dilation": spec.dilation, "groups": spec.groups, **self.options}
         x = x if self.layout == "channels_first" else x.transpose(channels_last(spec.rank))
-        dtype = self.dtype or x.dtype
-        return np.ascontiguousarray(x, dtype), w.astype(dtype, copy=False), arguments
+        return placed(x, self.dtype), placed(w, self.dtype), arguments
 
     def prepare(self, spec: Spec, x: Array, w: Array) -> Run:
         a, b, arguments = self.arrays(spec, x, w)
