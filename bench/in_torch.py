@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     import torch
 
+    import tconv.torch  # noqa: F401  as PyTorch's users have it: our loops run on its threads
+
     torch.set_num_threads(asked.threads)
     tconv.set_num_threads(asked.threads)
     turns, heads, goals = TABLES["gradients" if asked.what == "gradients" else "half"]

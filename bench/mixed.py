@@ -45,6 +45,9 @@ class Whole:
         if self.convolves:
             import torch
 
+            if self.transposes:
+                import tconv.torch  # noqa: F401  as PyTorch's users have it: our loops run on its threads
+
             torch.set_num_threads(threads)
             torch.set_grad_enabled(False)
             self.torch = torch

@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
 #include <stdexcept>
 #include <string>
@@ -349,6 +350,9 @@ NB_MODULE(_core, m) {
   m.def("find_tensorflow", &find_tensorflow, nb::arg("library"),
         "Find TensorFlow's C API in its loaded library: what it lacks, or nothing.");
   m.def("set_default_threads", &set_default_threads, nb::arg("threads"), "How many threads frameworks' calls use by default.");
+  m.def(
+      "use_team", [](std::uintptr_t parallel) { use_team(reinterpret_cast<Team>(parallel)); }, nb::arg("parallel"),
+      "Run loops on the threads of the OpenMP runtime whose GOMP_parallel has this address; 0: on threads of our own.");
   m.def(
       "methods", [] { return std::vector<std::string>(std::begin(kMethods), std::end(kMethods)); }, "The methods of each instruction set.");
   m.def(

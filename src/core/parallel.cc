@@ -168,9 +168,11 @@ Pool& pool() {
   return *found;
 }
 
+std::atomic<Team> the_team{nullptr};
+
 #if defined(__unix__) || defined(__APPLE__)
 // A forked child has none of the workers, and the locks may be held by threads it lacks: it starts a pool of its own.
-const int forked = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
+const int forked = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr), the_team.store(nullptr); });
 #endif
 
 struct Buffer {
@@ -194,12 +196,18 @@ void parallel_for(i64 tasks, int threads, void (*body)(void*, i64), void* contex
   Pool& workers = pool();
   if (helpers > 0 && workers.busy.try_lock()) {
     std::lock_guard<std::mutex> release(workers.busy, std::adopt_lock);
-    workers.run(job, helpers);
+    // A team of all threads, though there be fewer tasks: where its size changes, the runtime ends threads and starts others.
+    if (const Team team = the_team.load(std::memory_order_acquire))
+      team([](void* work) { static_cast<Job*>(work)->work(); }, &job, unsigned(threads), 0);
+    else
+      workers.run(job, helpers);
   } else {
     job.work();
   }
   if (job.error) std::rethrow_exception(job.error);
 }
+
+void use_team(Team team) { the_team.store(team, std::memory_order_release); }
 
 void* scratch(int slot, i64 bytes) {
   static thread_local Buffer buffers[4];

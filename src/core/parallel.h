@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One parallel loop over a pool of threads of our own. docs/design.md says why it is not OpenMP, with figures.
+// One parallel loop over a pool of threads of our own, or over the team of an OpenMP runtime that the process uses anyway.
+// docs/design.md says why, with figures.
 #pragma once
 
 #include <new>
@@ -18,6 +19,13 @@ template <class F>
 void parallel_for(i64 tasks, int threads, F&& body) {
   parallel_for(tasks, threads, [](void* f, i64 task) { (*static_cast<F*>(f))(task); }, &body);
 }
+
+// `GOMP_parallel` of GNU's OpenMP runtime, which LLVM's and Intel's have too: fn(data) on every thread of the caller's team.
+using Team = void (*)(void (*fn)(void* data), void* data, unsigned threads, unsigned flags);
+
+// From now on loops run on the team of that runtime, whose threads wait for work by spinning, and would keep ours from a core meanwhile;
+// null: on our own pool. A forked child, in which such runtimes hang, always has a pool of its own.
+void use_team(Team team);
 
 // Uninitialised memory of the calling thread, aligned to a cache line, kept for the thread's next call and grown when needed.
 // A slot is one use: buffers of different slots live at the same time.

@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _core, _problem, _torch_weights
+from . import _core, _problem, _torch_team, _torch_weights
 from ._functional import core_problem, prepare
 from ._problem import Problem
 from ._runtime import check_memory, kernel_for
 from ._spec import ArgumentError, Spec
 from ._torch_arrays import SUMMED, array, batch, is_last, memory_format
+
+_torch_team.join()
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 

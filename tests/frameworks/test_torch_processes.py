@@ -93,6 +93,27 @@ def test_the_number_of_threads_is_that_of_torch(monkeypatch):
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's runtimes elsewhere lack GNU's entry points")
+def test_loops_run_on_the_threads_of_torch():
+    """So many threads as there are after PyTorch's own loop; with a pool of ours there would be another."""
+    code = """if True:
+        import os, torch, tconv.torch
+        from tconv import _core, _torch_team
+        torch.set_num_threads(3)
+        x, w = torch.randn(4, 16, 32, 32), torch.randn(16, 16, 4, 4)
+        torch.nn.functional.relu(torch.randn(1 << 22))
+        before = len(os.listdir("/proc/self/task"))
+        expected = tconv.torch.conv_transpose2d(x, w, stride=2)
+        assert len(os.listdir("/proc/self/task")) == before
+        assert _torch_team.join()
+        _core.use_team(0)
+        assert torch.equal(tconv.torch.conv_transpose2d(x, w, stride=2), expected)
+        assert len(os.listdir("/proc/self/task")) == before + 2
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_beside_parallel_layers_of_torch_in_other_threads():
     """Right in the worst of company; how fast is for `python -m bench models` to say."""
     before = torch.get_num_threads()
