@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     import torch
 
-    import tconv.torch  # noqa: F401  as PyTorch's users have it: our loops run on its threads
+    import tconv.torch
 
     torch.set_num_threads(asked.threads)
     tconv.set_num_threads(asked.threads)
