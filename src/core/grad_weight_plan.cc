@@ -12,8 +12,10 @@ namespace {
 // What a task's sums, and each of its two panels, may take of a core's second-level cache.
 constexpr i64 kSumsBytes = 1024 << 10, kPanelBytes = 512 << 10;
 constexpr i64 kFewPositions = 64, kManyPositions = 4096;  // of a box
-// Weights small enough to be kept once a span, and the most spans: threads enough, and sums that round like a tree.
-constexpr i64 kSpanBytes = 256 << 10, kSpans = 16;
+// Weights small enough to be kept once a span, and the most spans: threads enough, and sums that round like a tree. Larger weights have
+// spans while all of these are a small part of what is read, and of a workspace.
+constexpr i64 kSpanBytes = 256 << 10, kSpans = 16, kSpannedBytes = 8 << 20;
+constexpr double kSpannedPart = 1.0 / 16;
 constexpr double kCyclesPerThread = 1e5;  // work that is worth waking another thread for
 
 // Outputs that a position of x brings into the panel of one channel of dy.
@@ -63,9 +65,26 @@ void share_out(GradWeight& p) {
   const i64 wanted = p.threads > 1 ? 4 * p.threads : 1;
   const auto tasks = [&] { return p.chunks() * p.spans; };
   while (p.groups_at_once > 1 && tasks() < wanted) p.groups_at_once = ceil_div(p.groups_at_once, 2);
-  while (p.blocks_at_once * p.lanes >= 128 && tasks() < wanted) p.blocks_at_once = ceil_div(p.blocks_at_once, 2);
-  while (p.outputs_at_once * p.taps >= 8 * kMaxRows && p.outputs_at_once >= 2 && tasks() < wanted)
-    p.outputs_at_once = ceil_div(p.outputs_at_once, 2);
+  const double rows = double(p.outputs) * outputs_per_position(p), lanes = double(p.blocks * p.lanes);
+  for (bool shared = true; shared && tasks() < wanted;) {
+    const bool by_blocks = p.blocks_at_once * p.lanes >= 128;
+    const bool by_outputs = p.outputs_at_once * p.taps >= 8 * kMaxRows && p.outputs_at_once >= 2;
+    shared = by_blocks || by_outputs;
+    if (by_blocks && (!by_outputs || rows <= lanes))
+      p.blocks_at_once = ceil_div(p.blocks_at_once, 2);
+    else if (by_outputs)
+      p.outputs_at_once = ceil_div(p.outputs_at_once, 2);
+  }
+}
+
+// How many spans there are: of small weights always some, of larger ones as many as are cheap to keep.
+i64 span_count(const GradWeight& p) {
+  const double weights = double(p.groups) * double(p.outputs * p.taps) * double(p.blocks * p.lanes) * double(p.element_bytes);
+  if (weights <= double(kSpanBytes)) return std::clamp<i64>(p.boxes, 1, kSpans);
+  const double positions = double(p.batch * p.groups) * double(p.axis[0].size) * double(p.axis[1].size) * double(p.axis[2].size);
+  const double read = positions * (double(p.inputs) + double(p.outputs) * outputs_per_position(p)) * double(p.element_bytes);
+  const double most = std::min(double(kSpannedBytes), kSpannedPart * read) / weights;
+  return std::clamp<i64>(i64(most), 1, std::min(std::max<i64>(p.boxes, 1), kSpans));
 }
 
 }  // namespace
@@ -118,8 +137,7 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   const double room = double(kSumsBytes / element_bytes), panel = double(kPanelBytes / element_bytes);
   choose_channels(*this, room, panel);
   choose_boxes(*this, panel);
-  const double weights = double(groups) * double(outputs * taps) * double(blocks * lanes) * double(element_bytes);
-  spans = weights <= double(kSpanBytes) ? std::clamp<i64>(boxes, 1, kSpans) : 1;
+  spans = span_count(*this);
   threads = int(std::min(double(threads_), 1 + pairs / double(2 * width) / kCyclesPerThread));
   share_out(*this);
 }
