@@ -46,7 +46,9 @@ class Whole:
             import torch
 
             if self.transposes:
-                import tconv.torch  # noqa: F401  as PyTorch's users have it: our loops run on its threads
+                from tconv import _torch_team
+
+                _torch_team.join()  # as `import tconv.torch` does
 
             torch.set_num_threads(threads)
             torch.set_grad_enabled(False)

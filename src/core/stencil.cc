@@ -391,52 +391,6 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
 
 }  // namespace
 
-// Whether elements [tap][row] lie one apart along taps and `step` along rows.
-static bool even_steps(const std::vector<i64>& order, i64 rows, i64 step) {
-  for (std::size_t i = 0; i < order.size(); ++i)
-    if (order[i] != order[0] + i64(i) / rows + i64(i) % rows * step) return false;
-  return !order.empty();
-}
-
-template <class T>
-void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  std::vector<i64> element;  // of the kernel, in memory
-  for (i64 d = 0; d < p.axis[0].kernel; ++d)
-    for (i64 h = 0; h < p.axis[1].kernel; ++h)
-      for (i64 w = 0; w < p.axis[2].kernel; ++w) element.push_back(d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]);
-  // Channel by channel, as the weight usually lies in memory; the order of one channel's weights in a tile is worked out once.
-  constexpr i64 kChannels = 16, kFewest = 4;  // of a task; taps that are worth a transpose
-  const i64 chunks = ceil_div(p.channels, kChannels);
-  parallel_for(p.groups * chunks, p.threads, [&](i64 task) {
-    const i64 group = task / chunks, begin = task % chunks * kChannels, end = std::min(p.channels, begin + kChannels);
-    std::vector<i64> order;
-    for (i64 b = 0; b < p.blocks; ++b) {
-      const i64 outputs = p.block_outputs(b), first = b * p.block;
-      const T* from = weight.data + group * group_stride + first * weight.stride[1];
-      T* to = packed + (group * p.outputs + first) * p.channels * p.weights;
-      for (const Unit& unit : p.units)
-        for (const RowGroup& g : unit.groups) {
-          const i64 taps = i64(g.offsets.size()), rows = i64(g.slots.size()) * outputs, height = p.rows(g, b).height;
-          for (i64 r = 0; r < rows; r += height) {
-            order.clear();
-            for (i64 t = 0; t < taps; ++t)
-              for (i64 i = r; i < std::min(rows, r + height); ++i)
-                order.push_back(i % outputs * weight.stride[1] + element[std::size_t(g.taps[i / outputs][t])]);
-            const i64 size = i64(order.size()), tall = std::min(rows, r + height) - r;
-            // A tile whose taps are adjacent and whose outputs are not, as those of an input gradient, is transposed as it lies.
-            const bool lies = taps >= kFewest && even_steps(order, tall, weight.stride[1]);
-            for (i64 c = begin; c < end; ++c)
-              if (lies)
-                k.transpose(from + c * weight.stride[0] + order[0], weight.stride[1], to + c * size, tall, tall, size / tall, nullptr);
-              else
-                for (i64 i = 0; i < size; ++i) to[c * size + i] = from[c * weight.stride[0] + order[i]];
-            to += p.channels * size;
-          }
-        }
-    }
-  });
-}
-
 i64 Plan::unit_rows() const {
   i64 most = 0;
   for (const Unit& unit : units) most = std::max(most, i64(unit.slot.size()) * block);
@@ -486,8 +440,6 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
   });
 }
 
-template void pack_weights<float>(const Plan&, const Kernels<float>&, View<const float>, i64, float*);
-template void pack_weights<double>(const Plan&, const Kernels<double>&, View<const double>, i64, double*);
 TCONV_RUNS(Plan)
 
 }  // namespace tconv

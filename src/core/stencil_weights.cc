@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weights of a plan, in the order in which tiles read them: [block of outputs][tile][channel][tap][row].
+#include <algorithm>
+#include <vector>
+
+#include "parallel.h"
+#include "plan.h"
+
+namespace tconv {
+namespace {
+
+// The weights [tap][row] of a tile, from those of their channel: rows `step` apart, and where each tap of the first one lies.
+struct Lie {
+  i64 rows, step;
+  const std::vector<i64>& taps;
+  i64 first = 0, span = 0;               // all taps lie among `span` elements from `first` on
+  bool adjacent = false, close = false;  // in their order; or a transpose of the span is the quicker way
+
+  Lie(i64 rows_, i64 step_, const std::vector<i64>& taps_) : rows(rows_), step(step_), taps(taps_) {
+    constexpr std::size_t kFewest = 4;  // taps that are worth it
+    if (taps.size() < kFewest || rows == 1) return;
+    const auto [least, most] = std::minmax_element(taps.begin(), taps.end());
+    first = *least, span = *most - first + 1, close = span <= 2 * i64(taps.size());
+    adjacent = span == i64(taps.size()) && std::is_sorted(taps.begin(), taps.end());
+  }
+};
+
+// The weights of one channel to a tile.
+template <class T>
+void pack_tile(const Kernels<T>& k, const Lie& lie, const T* from, T* to) {
+  const i64 rows = lie.rows;
+  if (lie.adjacent) return k.transpose(from + lie.first, lie.step, to, rows, rows, lie.span, nullptr);
+  i64 step = lie.step, turned = 1;
+  if (lie.close) {
+    T* room = scratch<T>(2, lie.span * rows);
+    k.transpose(from + lie.first, step, room, rows, rows, lie.span, nullptr);
+    from = room - lie.first * rows, step = 1, turned = rows;
+  }
+  for (const i64 tap : lie.taps)
+    for (i64 i = 0; i < rows; ++i) *to++ = from[tap * turned + i * step];
+}
+
+}  // namespace
+
+template <class T>
+void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  std::vector<i64> element;  // of the kernel, in memory
+  for (i64 d = 0; d < p.axis[0].kernel; ++d)
+    for (i64 h = 0; h < p.axis[1].kernel; ++h)
+      for (i64 w = 0; w < p.axis[2].kernel; ++w) element.push_back(d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]);
+  // Channel by channel, as the weight usually lies in memory; the order of one channel's weights in a tile is worked out once.
+  constexpr i64 kChannels = 16;  // of a task
+  const i64 chunks = ceil_div(p.channels, kChannels), runs = chunks < 2 * p.threads ? p.blocks : 1, blocks = p.blocks / runs;
+  parallel_for(p.groups * chunks * runs, p.threads, [&](i64 task) {
+    const i64 run = task % runs, chunk = task / runs % chunks, group = task / runs / chunks;
+    const i64 begin = chunk * kChannels, end = std::min(p.channels, begin + kChannels);
+    std::vector<i64> lies;
+    for (i64 b = run * blocks; b < (run + 1) * blocks; ++b) {
+      const i64 outputs = p.block_outputs(b), first = b * p.block;
+      const T* from = weight.data + group * group_stride + first * weight.stride[1];
+      T* to = packed + (group * p.outputs + first) * p.channels * p.weights;
+      for (const Unit& unit : p.units)
+        for (const RowGroup& g : unit.groups) {
+          const i64 taps = i64(g.offsets.size()), rows = i64(g.slots.size()) * outputs, height = p.rows(g, b).height;
+          for (i64 r = 0; r < rows; r += height) {
+            // Rows of one slot differ in their outputs alone.
+            const i64 tall = std::min(height, rows - r), slot = r / outputs;
+            const bool one = (r + tall - 1) / outputs == slot;
+            lies.clear();
+            for (i64 t = 0; t < taps; ++t)
+              for (i64 i = r; i < (one ? r + 1 : r + tall); ++i)
+                lies.push_back(i % outputs * weight.stride[1] + element[std::size_t(g.taps[i / outputs][t])]);
+            const i64 size = taps * tall;
+            const Lie lie(one ? tall : 1, weight.stride[1], lies);
+            for (i64 c = begin; c < end; ++c) pack_tile(k, lie, from + c * weight.stride[0], to + c * size);
+            to += p.channels * size;
+          }
+        }
+    }
+  });
+}
+
+template void pack_weights<float>(const Plan&, const Kernels<float>&, View<const float>, i64, float*);
+template void pack_weights<double>(const Plan&, const Kernels<double>&, View<const double>, i64, double*);
+
+}  // namespace tconv
