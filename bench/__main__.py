@@ -13,6 +13,7 @@ from tconv._bench.peers import PEERS, unknown
 
 from . import guard, in_jax, in_tensorflow, in_torch, layers, memory, mixed, models, run, table
 from .checkout import ROOT
+from .rows import LAST
 from .store import Store
 from .view import AVX2, DOUBLE
 
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def default_peers() -> list[str]:
     """Every peer, and the variants of ours that the rates of this processor are judged by."""
-    return [*PEERS, DOUBLE, *([AVX2] if "direct_avx2" in tconv.kernels() else [])]
+    return [*PEERS, LAST, DOUBLE, *([AVX2] if "direct_avx2" in tconv.kernels() else [])]
 
 
 def _plan(asked: argparse.Namespace) -> run.Plan:

@@ -10,6 +10,9 @@ from tconv._bench import gauge
 from tconv._bench.peers import is_ours
 from tconv._bench.roofline import Roofline, roofline
 
+FIRST, LAST = "tconv_op", "tconv_op:layout=channels_last"
+EITHER = "tconv_op in the faster layout"  # no peer: what a layer takes in the better of the two, as peers of either layout are compared
+
 
 class Row(NamedTuple):
     """One layer at one number of threads; seconds throughout. `limits` are the machine's rates, by name."""
@@ -23,7 +26,9 @@ class Row(NamedTuple):
     cells: dict[str, dict[str, Any]]
 
     def time(self, peer: str) -> float | None:
-        """The median of a peer, None where it has none."""
+        """The median of a peer, None where it has none; of EITHER the lesser of both layouts."""
+        if peer == EITHER:
+            return min((time for name in (FIRST, LAST) if (time := self.time(name))), default=None)
         return self.cells.get(peer, {}).get("median")
 
     def ratio(self, peer: str, ours: str) -> float | None:

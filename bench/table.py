@@ -11,7 +11,7 @@ from tconv._bench.roofline import geometric_mean
 
 from . import memory, mixed, targets
 from .regions import fill
-from .rows import Row, peer_names, rates, thread_counts
+from .rows import EITHER, FIRST, LAST, Row, peer_names, rates, thread_counts
 from .store import load
 from .view import OURS, View, is_ours, markdown, ms, percent, times
 
@@ -42,9 +42,10 @@ def _limits(found: dict[str, float]) -> str:
 
 def short(view: View) -> str:
     """Two lines for who reads nothing else: geometric means against every peer and the best, and how far single layers range."""
-    labels = {"tconv_op": "`Operator`", "tconv": "`conv_transpose`"}
+    labels = {FIRST: "`Operator`", EITHER: "`Operator`, the faster of its layouts", "tconv": "`conv_transpose`"}
+    held = {FIRST, LAST} <= set(view.mine)
     lines = []
-    for ours in (name for name in view.mine if name in labels):
+    for ours in (name for name in labels if name in view.mine or (name == EITHER and held)):
         means = [geometric_mean(row.ratio(peer, ours) for row in view.rows) for peer in view.others]
         best = geometric_mean(row.against_best(ours) for row in view.rows)
         lines.append([labels[ours], *(f"{mean:.1f}" if mean else "-" for mean in means), f"{best:.2f}" if best else "-"])

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from tconv._bench.peers import is_ours
 
-from .rows import Row, peer_names, rows
+from .rows import FIRST, Row, peer_names, rows
 
-OURS = "tconv_op"
+OURS = FIRST
 DOUBLE, AVX2 = "tconv_op:dtype=float64", "tconv_op:algorithm=direct_avx2"  # variants of ours with a section of their own
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # bench/ is part of the checkout, not of the pack
 
 from bench import checkout, guard, layers, memory, mixed, regions, rows, run, store, table  # noqa: E402
 from bench.__main__ import default_peers, main  # noqa: E402
-from bench.view import AVX2, DOUBLE  # noqa: E402
+from bench.view import AVX2, DOUBLE, View  # noqa: E402
 
 EVERY = layers.read()
 BY_NAME = {layer.name: layer for layer in EVERY}
@@ -178,6 +178,7 @@ def test_every_target_is_judged():
     assert targets(results()) == [
         ["1.00x", "no", "-"],
         ["1 of 2 layers", "no", "two 0.50x"],
+        ["not measured", "-", "-"],
         ["1.00x", "no", "-"],
         ["0 of 1 layers", "no", "one 50%"],
         ["0 of 1 layers", "no", "two 25%"],
@@ -189,13 +190,24 @@ def test_every_target_is_judged():
     ]
 
 
+def test_the_faster_of_our_layouts_is_compared():
+    data = results()
+    data["units"][0]["cells"][rows.LAST] = {"median": 0.0001}
+    data["units"][1]["cells"][rows.LAST] = {"median": 10.0}
+    view = View(data, 2, rows.FIRST)
+    one, two = (row.against_best(rows.FIRST) for row in view.rows)
+    faster = data["units"][0]["cells"][rows.FIRST]["median"] / 0.0001
+    assert targets(data)[2] == [f"{(one * faster * two) ** 0.5:.2f}x", "yes", "two 0.50x"]
+    assert "the faster of its layouts" in table.short(view)
+
+
 def test_targets_that_are_met_and_targets_that_were_not_measured():
     data = results(memory=[], mixed=[])
     data["units"] = data["units"][:1]
     data["units"][0]["cells"] |= {"tconv_op": {"median": 0.001, "error_rms": 1e-7}, DOUBLE: {"median": 0.002}, AVX2: {"reason": "no"}}
     found = targets(data)
-    assert [met for _, met, _ in found] == ["yes", "yes", "yes", "yes", "-", "yes", "yes", "-", "-", "-"]
-    assert [measured for measured, _, _ in found if measured == "not measured"] == ["not measured"] * 4
+    assert [met for _, met, _ in found] == ["yes", "yes", "-", "yes", "yes", "-", "yes", "yes", "-", "-", "-"]
+    assert [measured for measured, _, _ in found if measured == "not measured"] == ["not measured"] * 5
 
 
 def test_a_document_is_renewed_and_checked(tmp_path, capsys):

@@ -209,7 +209,7 @@ void run_block(const Depthwise& p, const Kernels<T>& k, Adjacent<T, S> of) {
   if (of.out.stride[1] == 1) return run_adjacent(p, k, of, 1);
   T* sums = scratch<T>(1, out_size[0] * out_size[1] * out_size[2] * of.channels);
   run_adjacent(p, k, Adjacent<T, T>{of.in, of.packed, of.epilogue, packed_view(sums, out_size), of.images, of.channels}, 1);
-  scatter_pixels(k, sums, out_size, of.channels, 1, of.channels, of.out);
+  scatter_pixels(k, sums, out_size, of.channels, 1, of.channels, of.out, false);
 }
 
 // The channels of a block: whole vectors, and both of its arrays in a part of the second-level cache where maps are small enough.

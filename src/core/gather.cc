@@ -2,17 +2,17 @@
 #include "gather.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cstdint>
 
 #include "parallel.h"
 #include "pixels.h"
+#include "weights.h"
 
 namespace tconv {
 namespace {
 
 constexpr i64 kSumsBytes = 384 << 10;  // sums of a task: with a part of the weights they fit a second-level cache
 constexpr i64 kInputBytes = 1 << 20;   // transposed inputs of a task; a part of the channels is in use at a time
+constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;
 constexpr i64 kLongRow = 6;            // outputs of a row that are read in steps
 
 // Input coordinate that an output reads through a tap.
@@ -230,11 +230,16 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
+  large = double(batch * spec.groups * outputs * element_bytes) * double(axis[0].out_size) * double(axis[1].out_size) *
+              double(axis[2].out_size) >= double(kStreamBytes);
   cut = axis[0].out_size > 1 ? 0 : axis[1].out_size > 1 ? 1 : 2;
   // Slabs whose inputs and sums of one block fit the caches. In floating point: strides may be any 62-bit number.
   const i64 per_output = axis[0].out_size * axis[1].out_size * axis[2].out_size / axis[cut].out_size;
   const i64 per_input = axis[0].in_size * axis[1].in_size * axis[2].in_size / axis[cut].in_size;
-  const double by_sums = double(kSumsBytes) / (double(per_output) * double(block * element_bytes));
+  const double sums_bytes = double(per_output) * double(block * element_bytes);
+  // Enough for a few threads, if they are not too small.
+  const double wanted = double(ceil_div(kFewTasks, std::max<i64>(1, batch * groups)));
+  const double by_sums = std::min(double(kSumsBytes) / sums_bytes, std::max(double(axis[cut].out_size) / wanted, double(kFewSums) / sums_bytes));
   const double by_input = double(axis[cut].out_stride) * double(kInputBytes) /
                           (double(per_input) * double(channels * element_bytes) * double(axis[cut].in_stride));
   const double most = std::max(std::min(by_sums, by_input), double(axis[cut].out_stride));
@@ -283,9 +288,10 @@ double cycles(const Gather& g, bool channels_last) {
   // Outputs of a stride phase lie apart: few of their lines are whole. Channels that fill no block are copied.
   const bool phases = g.axis[2].out_stride > 1;
   const double copied = channels_last && g.outputs % g.block ? 0.5 : 0.0;
-  const double scattered = copied + (channels_last ? (phases ? 0.4 : 0.1) : phases ? 1.2 : 0.3);
+  const double turned = !phases ? 0.3 : g.large ? 0.5 : 0.7;
+  const double scattered = copied + (channels_last ? (phases ? 0.4 : 0.1) : turned);
   double terms = 0, weights = 0, moved = 0, listed = 0;  // listed: pointers of rows, worked out for some images at a time
-  const double rounds = double(ceil_div(g.batch, g.images)), wide = double(g.vecs) / kGatherVecs;
+  const double rounds = double(ceil_div(g.batch, g.images)), wide = g.vecs == 1 ? 0.65 : 1.0;  // of one vector, loads count as well
   for (const Gather::Slab& s : g.slabs) {
     for (const Gather::Triple& t : s.triples) {
       const i64 rows = t.rows() * g.images, row = i64(t.along[2]->outputs.size()), joined = joined_taps(g, *t.along[2], g.channels);
@@ -305,44 +311,34 @@ double cycles(const Gather& g, bool channels_last) {
 
 template <class T>
 void pack_weights(const Gather& g, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  const i64 kh = g.axis[1].kernel, kw = g.axis[2].kernel;
-  // Where a channel pair's taps are adjacent they are transposed as they lie.
-  const bool dense = weight.stride[4] == 1 && weight.stride[3] == kw && weight.stride[2] == kh * kw;
   constexpr i64 kChannels = 16;  // of a task: an input gradient's lie side by side, and its outputs pages apart
-  const i64 chunks = ceil_div(g.channels, kChannels);
+  const i64 chunks = ceil_div(g.channels, kChannels), kernel[3] = {g.axis[0].kernel, g.axis[1].kernel, g.axis[2].kernel};
   parallel_for(g.groups * chunks, g.threads, [&](i64 task) {
     const i64 group = task / chunks, begin = task % chunks * kChannels, end = std::min(g.channels, begin + kChannels);
-    for (i64 b = 0; b < g.blocks; ++b)
-      for (i64 c = begin; c < end; ++c) {
-        const T* from = weight.data + group * group_stride + c * weight.stride[0];
-        T* to = packed + ((group * g.blocks + b) * g.taps * g.channels + c) * g.block;
-        const i64 first = b * g.block, lanes = std::min(g.block, g.outputs - first), pitch = g.channels * g.block;
-        if (dense)
-          k.transpose(from + first * weight.stride[1], weight.stride[1], to, pitch, lanes, g.taps, nullptr);
-        else
-          for (i64 t = 0; t < g.taps; ++t)
-            for (i64 m = 0; m < lanes; ++m)
-              to[t * pitch + m] = from[(first + m) * weight.stride[1] + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] +
-                                       t % kw * weight.stride[4]];
-        for (i64 t = 0; t < g.taps && lanes < g.block; ++t) std::fill(to + t * pitch + lanes, to + t * pitch + g.block, T(0));
-      }
+    for (i64 b = 0; b < g.blocks; ++b) {
+      View<const T> from = weight;
+      from.data += group * group_stride + begin * weight.stride[0] + b * g.block * weight.stride[1];
+      T* to = packed + ((group * g.blocks + b) * g.taps * g.channels + begin) * g.block;
+      const i64 lanes = std::min(g.block, g.outputs - b * g.block), pitch = g.channels * g.block;
+      if (lanes < g.block)
+        for (i64 t = 0; t < g.taps; ++t) std::fill_n(to + t * pitch, (end - begin) * g.block, T(0));
+      spread_weights(k, from, kernel, end - begin, lanes, to, g.block, pitch);
+    }
   });
 }
 
-// Whether sums of whole blocks go past the caches: those of a large output, where every block is whole lines.
+// Whether sums of whole blocks may go past the caches as they are stored: where every block is whole lines.
 template <class T, class S>
-bool streams(const Gather& g, const Epilogue<T>& epilogue, const View<S>& out) {
-  constexpr std::uintptr_t line = 64;
-  std::uintptr_t places = reinterpret_cast<std::uintptr_t>(out.data) | std::uintptr_t(g.block | g.outputs) * sizeof(T);
-  for (i64 i : {0, 2, 3, 4}) places |= std::uintptr_t(out.stride[i]) * sizeof(T);
-  const i64 size = g.batch * g.groups * g.outputs * g.axis[0].out_size * g.axis[1].out_size * g.axis[2].out_size;
-  return places % line == 0 && size * i64(sizeof(T)) >= kStreamBytes && epilogue.activation == Activation::none;
+bool whole_blocks(const Gather& g, const Epilogue<T>& epilogue, const View<S>& out) {
+  i64 steps = g.block | g.outputs;
+  for (i64 i : {0, 2, 3, 4}) steps |= out.stride[i];
+  return whole_lines(out.data, steps) && epilogue.activation == Activation::none;
 }
 
 template <class T, class S>
 void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
   const i64 slabs = i64(g.slabs.size());
-  const bool stream = streams<T>(g, epilogue, out);
+  const bool stream = g.large, whole = whole_blocks(g, epilogue, out);
   const T* bias = epilogue.bias;
   parallel_for(ceil_div(g.batch, g.images) * g.groups * slabs * g.runs, g.threads, [&](i64 task) {
     const i64 turn = task % g.runs, group = task / g.runs % g.groups;
@@ -379,14 +375,14 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
       const Epilogue<T> lane{lane_bias, epilogue.activation, epilogue.slope};
       const T* weights = packed + (group * g.blocks + b) * g.taps * g.channels * g.block;
-      const Operands<T> operands{pixels, zeros, weights, blocks, lane, sums, images, direct && stream};
+      const Operands<T> operands{pixels, zeros, weights, blocks, lane, sums, images, direct && stream && whole};
       for (const Gather::Triple& triple : slab.triples)
         multiply<T>(g, k, triple, operands);
       if (direct) continue;
       to.data += slab.out_begin * out.stride[2 + g.cut];
-      scatter_pixels(k, room, out_size, lanes, images, outputs, to);
+      scatter_pixels(k, room, out_size, lanes, images, outputs, to, stream);
     }
-    if (stream) std::atomic_thread_fence(std::memory_order_seq_cst);  // streamed stores are ordered by nothing less
+    fence(stream);
   });
 }
 

@@ -54,6 +54,7 @@ struct Gather {
   i64 blocks_at_once;             // whose sums fit a second-level cache
   i64 slab_outputs, slab_inputs;  // positions of the largest slab
   int threads;
+  bool large;  // outputs that go past the caches
 
   i64 weight_elements() const { return groups * blocks * taps * channels * block; }
   // Elements that a thread needs at most: transposed inputs, sums, zeros and a bias for every lane.

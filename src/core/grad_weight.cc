@@ -181,6 +181,9 @@ void write(const GradWeight& p, const Kernels<T>& k, const Chunk& chunk, const T
       T* to = grad.data + ((chunk.group + g) * p.inputs + first) * grad.stride[0] + chunk.output * grad.stride[1];
       if (dense)
         k.transpose(sums, p.lanes, to, grad.stride[0], rows, lanes, nullptr);
+      else if (grad.stride[0] == 1)
+        for (i64 t = 0; t < p.taps; ++t)
+          k.copy(sums + t * p.lanes, p.taps * p.lanes, to + element[std::size_t(t)], grad.stride[1], chunk.outputs, 0, lanes, lanes);
       else
         for (i64 l = 0; l < lanes; ++l)
           for (i64 r = 0; r < rows; ++r)

@@ -329,7 +329,7 @@ void unweave(const T* from, i64 phases, i64 count, T* to, i64 to_pitch) {
 }
 
 // Squares in registers, so that every line is read and written once however far apart lines are; what is left over in smaller ones.
-template <class T, int N>
+template <class T, int N, bool Stream = false>
 void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 to_pitch, i64 as, i64 bs, const T* bias) {
   if constexpr (N > 1) {
     using vec = Vec<T, N>;
@@ -343,7 +343,11 @@ void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 t
         for (int i = 0; i < N; ++i) v[i] += bias[a + i];
       transpose_square(v);
 #pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) store(to + a + (b + i) * to_pitch, v[i]);
+      for (int i = 0; i < N; ++i)
+        if constexpr (Stream && sizeof(vec) == kLine)
+          stream(to + a + (b + i) * to_pitch, v[i]);
+        else
+          store(to + a + (b + i) * to_pitch, v[i]);
     };
     // Along the lines that lie farther apart, N at a time: few pages at once, and the hardware looks ahead.
     if (from_pitch > to_pitch)
@@ -441,6 +445,7 @@ constexpr Kernels<T> make(const Halves* half) {
                weave<T, N>,
                unweave<T, N>,
                transpose<T, N>,
+               transpose<T, N, true>,
                copy<T, N>,
                copy_stretches<T, N>,
                depthwise<T, N>,

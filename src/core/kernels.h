@@ -21,6 +21,7 @@ constexpr int kMaxRows = 12, kMaxVecs = 8;
 // An output of so many bytes is larger than a thread's share of the last cache: who reads it next does not find it there, so it
 // need not pass through.
 constexpr i64 kStreamBytes = 16 << 20;
+constexpr i64 kLine = 64;  // bytes of a line, at whose multiples such stores begin
 
 // The microkernel: out[r][lane] (+)= sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane]
 // for R rows and V vectors of lanes, at out[rows[r] + lane]. The sum starts from zero and is added to `out` when it is
@@ -160,7 +161,7 @@ struct Kernels {
   Correlated<T> correlated[kGatherVecs + 1][kMaxRows + 1];  // [V][R]; null likewise
   Weave<T> weave;
   Unweave<T> unweave;
-  Transpose<T> transpose;
+  Transpose<T> transpose, transpose_past;  // the second past the caches: `to` and `to_pitch` are whole lines
   Copy<T> copy;
   CopyStretches<T> copy_stretches;
   DepthwiseRow<T> depthwise;

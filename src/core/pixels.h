@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <type_traits>
 
 #include "kernels.h"
@@ -91,9 +93,20 @@ void scatter_rounded(const Kernels<T>& k, const T* sums, i64 lanes, i64 length, 
     }
 }
 
-// Sums (image, d, h, w, lane) to an output of any strides.
+// At the end of a task, since stores past the caches are ordered by nothing less.
+inline void fence(bool streamed) {
+  if (streamed) std::atomic_thread_fence(std::memory_order_seq_cst);
+}
+
+// Whether an array begins, and its steps are, whole lines.
+template <class T>
+bool whole_lines(const T* data, i64 step) {
+  return (reinterpret_cast<std::uintptr_t>(data) | std::uintptr_t(step) * sizeof(T)) % kLine == 0;
+}
+
+// Sums (image, d, h, w, lane) to an output of any strides, past the caches where `stream` asks for it and rows allow it.
 template <class T, class S>
-void scatter_pixels(const Kernels<T>& k, const T* sums, const i64* size, i64 lanes, i64 images, i64 outputs, const View<S>& out) {
+void scatter_pixels(const Kernels<T>& k, const T* sums, const i64* size, i64 lanes, i64 images, i64 outputs, const View<S>& out, bool stream) {
   for (i64 n = 0; n < images; ++n)
     each_stretch(size, out.stride + 2, [&](i64 d, i64 h, i64 length) {
       S* y = out.data + n * out.stride[0] + d * out.stride[2] + h * out.stride[3];
@@ -101,7 +114,8 @@ void scatter_pixels(const Kernels<T>& k, const T* sums, const i64* size, i64 lan
       if constexpr (!std::is_same_v<T, S>) {
         scatter_rounded(k, from, lanes, length, outputs, y, out.stride[1], out.stride[4]);
       } else {
-        if (out.stride[4] == 1) return k.transpose(from, lanes, y, out.stride[1], length, outputs, nullptr);
+        const auto transpose = stream && whole_lines(y, out.stride[1]) ? k.transpose_past : k.transpose;
+        if (out.stride[4] == 1) return transpose(from, lanes, y, out.stride[1], length, outputs, nullptr);
         if (out.stride[1] == 1) return k.copy(from, lanes, y, out.stride[4], length, 0, outputs, outputs);
         for (i64 i = 0; i < length; ++i)
           for (i64 m = 0; m < outputs; ++m) y[i * out.stride[4] + m * out.stride[1]] = from[i * lanes + m];

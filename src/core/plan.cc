@@ -16,7 +16,7 @@ constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a vector of the output, one that is transposed, and what tiles take beyond their model;
 // a tile, however short its sums.
-constexpr double kPackCycles = 0.4, kWriteCycles = 6, kTurnCycles = 7, kTileFactor = 1.1, kTileCycles = 15;
+constexpr double kPackCycles = 0.4, kWriteCycles = 6, kRowCycles = 15, kTurnCycles = 7, kTileFactor = 1.1, kTileCycles = 15;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
@@ -374,7 +374,8 @@ double cycles(const Plan& p, bool channels_last) {
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
   const double boxes = double(p.batch) / double(p.box_batch) * double(d.count) / double(d.box) * double(h.count) / double(h.box) *
                        double(w.count) / double(w.box);
-  const double written = double(p.batch * p.outputs) * double(d.out_size) * double(h.out_size) * double(w.out_size) / double(p.lanes);
+  const double rows = double(p.batch * p.outputs) * double(d.out_size) * double(h.out_size);
+  const double written = rows * double(w.out_size) / double(p.lanes);
   // Adjacent channels are transposed in registers on both ways.
   const double packed = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(w.in_size);
   // Phases along a row that are taken apart, by calls of their own; more than a few of them by way of squares.
@@ -382,7 +383,7 @@ double cycles(const Plan& p, bool channels_last) {
   const double lines = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(phases > 1 ? phases : 0);
   const double split = channels_last ? 0.0 : (phases > 4 ? 35.0 : 10.0) * lines;
   const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) : 0.0;
-  return double(p.groups) * (boxes * p.box_cycles + kWriteCycles * written + split + turned);
+  return double(p.groups) * (boxes * p.box_cycles + kWriteCycles * written + (channels_last ? 0.0 : kRowCycles) * rows + split + turned);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a plan: pack a box of inputs, multiply, interleave the phases into the output. See plan.h for the layout.
 #include <algorithm>
-#include <atomic>
 #include <optional>
 
 #include "parallel.h"
@@ -436,7 +435,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
       }
     }
     writer.rest();
-    if (stream) std::atomic_thread_fence(std::memory_order_seq_cst);  // streamed stores are ordered by nothing less
+    fence(stream);
   });
 }
 

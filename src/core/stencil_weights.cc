@@ -49,7 +49,7 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
     for (i64 h = 0; h < p.axis[1].kernel; ++h)
       for (i64 w = 0; w < p.axis[2].kernel; ++w) element.push_back(d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]);
   // Channel by channel, as the weight usually lies in memory; the order of one channel's weights in a tile is worked out once.
-  constexpr i64 kChannels = 16;  // of a task
+  constexpr i64 kChannels = 16, kFewest = 4;  // of a task; those worth a transpose
   const i64 chunks = ceil_div(p.channels, kChannels), runs = chunks < 2 * p.threads ? p.blocks : 1, blocks = p.blocks / runs;
   parallel_for(p.groups * chunks * runs, p.threads, [&](i64 task) {
     const i64 run = task % runs, chunk = task / runs % chunks, group = task / runs / chunks;
@@ -72,7 +72,12 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
                 lies.push_back(i % outputs * weight.stride[1] + element[std::size_t(g.taps[i / outputs][t])]);
             const i64 size = taps * tall;
             const Lie lie(one ? tall : 1, weight.stride[1], lies);
-            for (i64 c = begin; c < end; ++c) pack_tile(k, lie, from + c * weight.stride[0], to + c * size);
+            if (weight.stride[0] == 1 && end - begin >= kFewest)  // channels are adjacent, taps and outputs are not
+              for (std::size_t t = 0; t < lies.size(); ++t)
+                k.transpose(from + begin + lies[t], weight.stride[1], to + begin * size + i64(t) * lie.rows, size, lie.rows, end - begin,
+                            nullptr);
+            else
+              for (i64 c = begin; c < end; ++c) pack_tile(k, lie, from + c * weight.stride[0], to + c * size);
             to += p.channels * size;
           }
         }

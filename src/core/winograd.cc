@@ -327,6 +327,8 @@ Pixels<const T> pixels_of(const Task<T>& t, View<const T> in) {
 template <class T, class S>
 void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
   const T* bias = epilogue.bias;
+  const i64 size = w.batch * w.groups * w.outputs * w.axis[0].out_size * w.axis[1].out_size * w.axis[2].out_size;
+  const bool stream = size * i64(sizeof(T)) >= kStreamBytes;
   parallel_for(w.boxes() * w.groups * w.runs, w.threads, [&](i64 task) {
     const i64 turn = task % w.runs, group = task / w.runs % w.groups;
     const Task<T> t(w, k, task / (w.runs * w.groups));
@@ -350,8 +352,9 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
       activate_pixels(k, sums, box.out_begin, box.out_size, lanes, box.images, epilogue);
       if (direct) continue;
       for (int i = 0; i < 3; ++i) to.data += box.out_begin[i] * out.stride[2 + i];
-      scatter_pixels(k, t.at.sums, box.out_size, lanes, box.images, outputs, to);
+      scatter_pixels(k, t.at.sums, box.out_size, lanes, box.images, outputs, to, stream);
     }
+    fence(stream);
   });
 }
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights of winograd.h: transformed once, in the order in which products read them.
+#include <algorithm>
+
 #include "parallel.h"
+#include "weights.h"
 #include "winograd_chain.h"
 
 namespace tconv {
@@ -47,25 +50,19 @@ struct WeightPacker {
 template <class T>
 void pack_weights(const Winograd& w, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
   constexpr i64 kChannels = 16;
-  const i64 kh = w.axis[1].kernel, kw = w.axis[2].kernel, taps = w.axis[0].kernel * kh * kw, chunks = ceil_div(w.channels, kChannels);
-  const bool adjacent = weight.stride[4] == 1 && weight.stride[3] == kw && weight.stride[2] == kh * kw;
+  const i64 kernel[3] = {w.axis[0].kernel, w.axis[1].kernel, w.axis[2].kernel}, chunks = ceil_div(w.channels, kChannels);
+  const i64 size = kernel[0] * kernel[1] * kernel[2] * w.block;  // of one channel
   const WeightPacker<T> pack(w, k);
   parallel_for(w.groups * w.blocks * chunks, w.threads, [&](i64 task) {
     const i64 group = task / (chunks * w.blocks), b = task / chunks % w.blocks, begin = task % chunks * kChannels;
-    const i64 first = b * w.block, lanes = std::min(w.block, w.outputs - first);
-    T* elements = scratch<T>(0, (taps + 2 * w.points) * w.block);
-    for (i64 c = begin; c < std::min(w.channels, begin + kChannels); ++c) {
-      const T* from = weight.data + group * group_stride + c * weight.stride[0] + first * weight.stride[1];
-      if (lanes < w.block) std::fill_n(elements, taps * w.block, T(0));
-      if (adjacent)
-        k.transpose(from, weight.stride[1], elements, w.block, lanes, taps, nullptr);
-      else
-        for (i64 t = 0; t < taps; ++t)
-          for (i64 m = 0; m < lanes; ++m)
-            elements[t * w.block + m] =
-                from[m * weight.stride[1] + t / kw / kh * weight.stride[2] + t / kw % kh * weight.stride[3] + t % kw * weight.stride[4]];
-      pack(elements, packed + group * w.blocks * w.block * w.channels * w.weights, b, c, elements + taps * w.block);
-    }
+    const i64 first = b * w.block, lanes = std::min(w.block, w.outputs - first), channels = std::min(kChannels, w.channels - begin);
+    T* elements = scratch<T>(0, kChannels * size + 2 * w.points * w.block);
+    View<const T> from = weight;
+    from.data += group * group_stride + begin * weight.stride[0] + first * weight.stride[1];
+    if (lanes < w.block) std::fill_n(elements, channels * size, T(0));
+    spread_weights(k, from, kernel, channels, lanes, elements, size, w.block);
+    for (i64 c = 0; c < channels; ++c)
+      pack(elements + c * size, packed + group * w.blocks * w.block * w.channels * w.weights, b, begin + c, elements + kChannels * size);
   });
 }
 

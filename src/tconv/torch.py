@@ -2,7 +2,8 @@
 """tconv in PyTorch: the layer as functions and modules with PyTorch's names, and `swap_`, which puts them into a model.
 
 Tensors on the CPU of float32, float64, float16 and bfloat16 are computed by tconv where they lie (of the last two, those that are not
-dense are copied); all others by PyTorch's own operator. As many threads compute as `torch.get_num_threads()` says.
+dense are copied); all others by PyTorch's own operator. As many threads compute as `torch.get_num_threads()` says: PyTorch's own, where
+those are an OpenMP runtime's.
 """
 
 from __future__ import annotations
