@@ -30,6 +30,10 @@ template <class T>
 void pack_tile(const Kernels<T>& k, const Lie& lie, const T* from, T* to) {
   const i64 rows = lie.rows;
   if (lie.adjacent) return k.transpose(from + lie.first, lie.step, to, rows, rows, lie.span, nullptr);
+  if (rows == 1) {
+    for (const i64 tap : lie.taps) *to++ = from[tap];
+    return;
+  }
   i64 step = lie.step, turned = 1;
   if (lie.close) {
     T* room = scratch<T>(2, lie.span * rows);
