@@ -12,6 +12,7 @@ namespace {
 
 constexpr i64 kSumsBytes = 384 << 10;  // sums of a task: with a part of the weights they fit a second-level cache
 constexpr i64 kInputBytes = 1 << 20;   // transposed inputs of a task; a part of the channels is in use at a time
+constexpr i64 kFewGathered = 128;  // terms of a go: here a sum that is stored between two is loaded again
 constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;
 constexpr i64 kLongRow = 6;            // outputs of a row that are read in steps
 
@@ -153,7 +154,7 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
   for (i64 n = 0; n < of.images; ++n)
     for (i64 od : d->outputs)
       for (i64 oh : h->outputs) lines.emplace_back(g, triple, of, n, od, oh, joined);
-  const i64 part = even(channels, terms_at_once(taps * channels) / std::max<i64>(taps, 1));
+  const i64 part = even(channels, terms_at_once(taps * channels, kFewGathered) / std::max<i64>(taps, 1));
   std::vector<const T*> from(static_cast<std::size_t>(taps));
   alignas(64) T tile[kMaxRows * kGatherVecs * 16];
   // Parts of a sum come together where it belongs; or, if it goes past the caches, in a tile.

@@ -8,12 +8,12 @@ namespace tconv {
 
 // Terms that a tile adds up in one go, about: with more, rounding errors grow and the weights of a tile leave the first-level
 // cache; with fewer, storing the sums begins to cost.
-constexpr i64 kTerms = 256, kFewTerms = 128;
+constexpr i64 kTerms = 256, kFewTerms = 64;
 
 // The terms of one go, for a sum of `all`: two goes rather than one, unless they were short.
-inline i64 terms_at_once(i64 all) {
+inline i64 terms_at_once(i64 all, i64 few = kFewTerms) {
   const i64 half = ceil_div(all, 2);
-  return half < kFewTerms ? kFewTerms : half < kTerms ? half : kTerms;
+  return half < few ? few : half < kTerms ? half : kTerms;
 }
 
 constexpr int kMaxRows = 12, kMaxVecs = 8;
