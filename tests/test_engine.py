@@ -185,6 +185,16 @@ def test_openblas_obeys_and_says_so():
     assert done.stdout.strip() in (("Haswell", "None") if "direct_avx2" in tconv.kernels() else ("None", "NEOVERSEN1", "ARMV8"))
 
 
+def test_the_shell_does_not_hold_the_gauge_to_older_kernels():
+    """Whatever OpenBLAS takes by itself, it takes where the shell says otherwise, too."""
+    code = "from tconv._bench import gauge; print(gauge._openblas_core())"
+    shell = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    held = {**shell, "OPENBLAS_CORETYPE": "Nehalem"}
+    cores = [subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+             for env in (shell, {**held, **gauge.environment("gauge:numpy", 1)})]  # fmt: skip
+    assert cores[0] == cores[1]
+
+
 def test_a_gauge_that_fails_measures_nothing():
     class Broken:
         def ask(self, limit, **request):

@@ -10,11 +10,11 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kSumsBytes = 384 << 10;  // sums of a task: with a part of the weights they fit a second-level cache
-constexpr i64 kInputBytes = 1 << 20;   // transposed inputs of a task; a part of the channels is in use at a time
-constexpr i64 kFewGathered = 128;  // terms of a go: here a sum that is stored between two is loaded again
-constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;
-constexpr i64 kLongRow = 6;            // outputs of a row that are read in steps
+constexpr i64 kSumsBytes = 384 << 10;              // sums of a task: with a part of the weights they fit a second-level cache
+constexpr i64 kInputBytes = 1 << 20;               // transposed inputs of a task; a part of the channels is in use at a time
+constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;  // slabs of a single map, unless the sums of a slab took fewer bytes
+constexpr i64 kLongRow = 6;                        // outputs of a row that are read in steps
+constexpr i64 kFewStepped = 128;                   // their terms that are one go: between two, sums are stored and loaded
 
 // Input coordinate that an output reads through a tap.
 i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
@@ -139,22 +139,30 @@ struct Line {
   }
 };
 
+// The rows of outputs of a triple, `joined` taps being one.
+template <class T>
+std::vector<Line<T>> lines_of(const Gather& g, const Gather::Triple& triple, const Operands<T>& of, i64 joined) {
+  const auto& [d, h, w] = triple.along;
+  std::vector<Line<T>> lines;
+  lines.reserve(std::size_t(of.images) * d->outputs.size() * h->outputs.size());
+  for (i64 n = 0; n < of.images; ++n)
+    for (i64 od : d->outputs)
+      for (i64 oh : h->outputs) lines.emplace_back(g, triple, of, n, od, oh, joined);
+  return lines;
+}
+
 // All products of one triple, a row of outputs after the other.
 template <class T>
 void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple, const Operands<T>& of) {
-  const auto& [d, h, w] = triple.along;
-  const i64 joined = joined_taps(g, *w, of.in.stride[2]), channels = joined * g.channels, count = i64(w->outputs.size());
+  const Gather::Class& w = *triple.along[2];
+  const i64 joined = joined_taps(g, w, of.in.stride[2]), channels = joined * g.channels, count = i64(w.outputs.size());
   const i64 row_step = g.axis[2].in_stride * of.in.stride[2], out_step = g.axis[2].out_stride * of.out.stride[2];
   const i64 taps = triple.taps() / joined;
   i64 height = kMaxRows;
   while (!k.stepped[g.vecs][height]) --height;
   height = even(count, height);
-  std::vector<Line<T>> lines;
-  lines.reserve(std::size_t(of.images * triple.rows() / count));
-  for (i64 n = 0; n < of.images; ++n)
-    for (i64 od : d->outputs)
-      for (i64 oh : h->outputs) lines.emplace_back(g, triple, of, n, od, oh, joined);
-  const i64 part = even(channels, terms_at_once(taps * channels, kFewGathered) / std::max<i64>(taps, 1));
+  const std::vector<Line<T>> lines = lines_of(g, triple, of, joined);
+  const i64 part = even(channels, terms_at_once(taps * channels, kFewStepped) / std::max<i64>(taps, 1));
   std::vector<const T*> from(static_cast<std::size_t>(taps));
   alignas(64) T tile[kMaxRows * kGatherVecs * 16];
   // Parts of a sum come together where it belongs; or, if it goes past the caches, in a tile.

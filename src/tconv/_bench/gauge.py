@@ -28,6 +28,7 @@ AVX2_GAUGES = ("gauge:numpy+avx2", "gauge:torch+avx2")
 _SIZE = 2048  # of the square matrices: large enough for the rate of the registers, small enough for 0.1 s
 _FILL = 256 << 20  # bytes, beyond most last-level caches
 _TRIES = 4
+_ALL = {"OPENBLAS_CORETYPE": ""}  # whatever kernels the user's shell holds it to
 _AVX2 = {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 Rates = dict[str, float]
@@ -36,7 +37,7 @@ Rates = dict[str, float]
 def environment(name: str, threads: int) -> dict[str, str]:
     """What a gauge's matrix libraries must be told before they are loaded."""
     told = {variable: str(threads) for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    return {**told, **(_AVX2 if name.endswith("+avx2") else {})}
+    return {**told, **(_AVX2 if name.endswith("+avx2") else _ALL)}
 
 
 def best(measured: Iterable[Rates]) -> Rates:
