@@ -19,7 +19,7 @@ def join() -> bool:
     try:
         library = ctypes.CDLL(torch._C.__file__)  # loaded already; a symbol is looked for in all that it is linked to
         team = ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # the last of a stand-in for PyTorch, as builds of documents have
         return False
     _core.use_team(team or 0)
     return bool(team)
