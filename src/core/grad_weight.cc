@@ -7,6 +7,7 @@
 #include "grad_weight_pieces.h"
 #include "parallel.h"
 #include "phases.h"
+#include "weights.h"
 
 namespace tconv {
 namespace {
@@ -166,14 +167,9 @@ void add_box(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, c
 // Sums of a chunk to the gradient.
 template <class T>
 void write(const GradWeight& p, const Kernels<T>& k, const Chunk& chunk, const T* sums, const View<T>& grad) {
-  std::vector<i64> element;  // of the kernel, in memory
+  const std::vector<i64> element = elements(grad, {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel});
   bool dense = grad.stride[1] == p.taps || p.outputs == 1;
-  for (i64 d = 0; d < p.axis[0].kernel; ++d)
-    for (i64 h = 0; h < p.axis[1].kernel; ++h)
-      for (i64 w = 0; w < p.axis[2].kernel; ++w) {
-        element.push_back(d * grad.stride[2] + h * grad.stride[3] + w * grad.stride[4]);
-        dense = dense && element.back() == i64(element.size()) - 1;
-      }
+  for (i64 t = 0; t < p.taps; ++t) dense = dense && element[std::size_t(t)] == t;
   const i64 rows = chunk.outputs * p.taps;
   for (i64 g = 0; g < chunk.groups; ++g)
     for (i64 b = 0; b < chunk.blocks; ++b, sums += rows * p.lanes) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights of a plan, in the order in which tiles read them: [block of outputs][tile][channel][tap][row].
 #include <algorithm>
-#include <vector>
 
 #include "parallel.h"
 #include "plan.h"
+#include "weights.h"
 
 namespace tconv {
 namespace {
@@ -48,10 +48,7 @@ void pack_tile(const Kernels<T>& k, const Lie& lie, const T* from, T* to) {
 
 template <class T>
 void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  std::vector<i64> element;  // of the kernel, in memory
-  for (i64 d = 0; d < p.axis[0].kernel; ++d)
-    for (i64 h = 0; h < p.axis[1].kernel; ++h)
-      for (i64 w = 0; w < p.axis[2].kernel; ++w) element.push_back(d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]);
+  const std::vector<i64> element = elements(weight, {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel});
   // Channel by channel, as the weight usually lies in memory; the order of one channel's weights in a tile is worked out once.
   constexpr i64 kChannels = 16, kFewest = 4;  // of a task; those worth a transpose
   const i64 chunks = ceil_div(p.channels, kChannels), runs = chunks < 2 * p.threads ? p.blocks : 1, blocks = p.blocks / runs;

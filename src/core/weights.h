@@ -2,16 +2,22 @@
 // Weights with a lane for every output, from weights of any strides: frameworks order their axes differently.
 #pragma once
 
+#include <vector>
+
 #include "kernels.h"
 #include "spec.h"
 
 namespace tconv {
 
-// Where an element of the kernel lies; elements are counted with w fastest.
+// Where the elements of a kernel lie, w fastest.
 template <class T>
-i64 element(const View<T>& weight, const i64 (&kernel)[3], i64 tap) {
-  const i64 d = tap / kernel[2] / kernel[1], h = tap / kernel[2] % kernel[1], w = tap % kernel[2];
-  return d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4];
+std::vector<i64> elements(const View<T>& weight, const i64 (&kernel)[3]) {
+  std::vector<i64> at;
+  at.reserve(std::size_t(kernel[0] * kernel[1] * kernel[2]));
+  for (i64 d = 0; d < kernel[0]; ++d)
+    for (i64 h = 0; h < kernel[1]; ++h)
+      for (i64 w = 0; w < kernel[2]; ++w) at.push_back(d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]);
+  return at;
 }
 
 // to[c * channel + t * tap + m] = weight[c, m, t] for so many channels c, outputs m and all taps t, along whichever axis is adjacent.
@@ -23,8 +29,8 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
     for (i64 c = 0; c < channels; ++c) k.transpose(weight.data + c * stride[0], stride[1], to + c * channel, tap, outputs, taps, nullptr);
     return;
   }
-  for (i64 t = 0; t < taps; ++t, to += tap) {
-    const T* from = weight.data + element(weight, kernel, t);
+  for (const i64 at : elements(weight, kernel)) {
+    const T* from = weight.data + at;
     if (stride[1] == 1)
       k.copy(from, stride[0], to, channel, channels, 0, outputs, outputs);
     else if (stride[0] == 1)
@@ -32,6 +38,7 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
     else
       for (i64 c = 0; c < channels; ++c)
         for (i64 m = 0; m < outputs; ++m) to[c * channel + m] = from[c * stride[0] + m * stride[1]];
+    to += tap;
   }
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._runtime import fresh
 from .._spec import Spec
 from . import words
 from .arrays import Run, channels_last, first
@@ -69,7 +70,7 @@ class OnnxRuntime:
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         session = self.ort.InferenceSession(self.model(spec, w), options, providers=["CPUExecutionProvider"])
         bound, of = session.io_binding(), self.ort.OrtValue.ortvalue_from_numpy
-        self.y = of(placed(np.zeros(spec.output_shape, x.dtype)))
+        self.y = of(fresh(spec.output_shape, x.dtype))
         bound.bind_ortvalue_input("x", of(x))
         bound.bind_ortvalue_output("y", self.y)
         return lambda: session.run_with_iobinding(bound)
@@ -127,12 +128,13 @@ class OpenVino:
 class Ours:
     """tconv.conv_transpose, called as the functions of the frameworks are."""
 
-    note = "contiguous (N, C, ...); weight an argument, packed in every call; output new"
+    how = "weight an argument, packed in every call; output new"
 
     def __init__(self, threads: int, layout: str = "channels_first", algorithm: str = "auto", dtype: str | None = None) -> None:
         import tconv
 
         self.tconv, self.version, self.dtype, self.layout = tconv, tconv.__version__, dtype, layout
+        self.note = f"{'contiguous (N, C, ...)' if layout == 'channels_first' else '(N, ..., C)'}; {self.how}"
         self.options: dict[str, Any] = {"layout": layout, "algorithm": algorithm, "threads": threads}
 
     def arrays(self, spec: Spec, x: Array, w: Array) -> tuple[Array, Array, dict[str, Any]]:
@@ -151,7 +153,7 @@ class Ours:
 class OurOperator(Ours):
     """tconv.Operator, the weight packed once."""
 
-    note = "contiguous (N, C, ...); weight packed once; output reused"
+    how = "weight packed once; output reused"
 
     def prepare(self, spec: Spec, x: Array, w: Array) -> Run:
         a, b, arguments = self.arrays(spec, x, w)
