@@ -17,7 +17,8 @@ import pytest
 from definition import OPERATORS, Judge, Problem, random_problem
 
 import tconv
-from tconv import _core
+from tconv import _core, _problem
+from tconv._functional import core_problem
 
 ANYTHING = (
     "auto",
@@ -144,6 +145,23 @@ LARGER = [Problem((16, 20), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 2, 80, 70,
 def test_layers_that_need_several_blocks(kernel, problem, dtype):
     for layout in ("channels_first", "channels_last"):
         check(dataclasses.replace(problem, layout=layout, dtype=dtype), kernel)
+
+
+@pytest.mark.parametrize("order", [(2, 3, 1, 0), (2, 3, 0, 1)], ids=["inputs_adjacent", "outputs_adjacent"])
+@forced
+def test_weights_in_the_order_of_other_frameworks(kernel, order):
+    """Axes of w that lie in memory as TensorFlow's or Flax's do: the bits are those of the same weight in our own order."""
+    problem = Problem((7, 9), (3, 4), (2, 2), (1, 1), ((1, 0), (1, 1)), 2, 37, 35, seed=9)
+    judge = judge_of(problem)
+    back = tuple(np.argsort(order))
+    w = np.ascontiguousarray(judge.w.transpose(order)).transpose(back)
+    for call, first in ((tconv.conv_transpose, judge.x), (tconv.conv_transpose_grad_input, judge.grad)):
+        words = problem.words | ({"input_size": problem.size} if first is judge.grad else {})
+        expected = call(first, judge.w, algorithm=kernel, **words)
+        assert np.array_equal(call(first, w, algorithm=kernel, **words), expected)
+    core, found = core_problem(_problem.gradients(judge.x.shape, w.shape, judge.grad.shape, **problem.words)), np.full_like(w, np.nan)
+    _core.grad_weight(core, kernel, judge.x, judge.grad, found, 2)
+    judge.check("grad_weight", found, kernel)
 
 
 PAST_THE_CACHES = Problem((180, 183), (2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 1, 130, 32, biased=True, seed=8)  # 16.9 MB of output
