@@ -16,6 +16,7 @@ import numpy as np
 
 from tconv import Spec
 
+from . import layers
 from .turns import medians
 
 # One call each: layers "same" with channels last, of which the first is all overhead.
@@ -27,6 +28,9 @@ Call = Callable[[], Any]
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m bench tensorflow", description=__doc__)
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), metavar="LINE")
+    parser.add_argument(
+        "--listed", action="store_true", help="the layers of bench/layers.csv that TensorFlow has, up to 2 billion multiply-adds"
+    )
     parser.add_argument("--rounds", type=int, default=200, help="turns of each side at most, of which the medians are told (default 200)")
     parser.add_argument("--threads", type=int, default=2, help="processors that the process may use (default 2)")
     parser.add_argument("--keras", action="store_true", help="Keras's layers and ours, on TensorFlow")
@@ -42,7 +46,7 @@ def main(words: list[str]) -> int:
     theirs = "Keras" if asked.keras else "TensorFlow"
     print(f"| problem | core | {' | '.join(f'{column}: {theirs} | ours' for column in columns)} |\n|{'---|' * (2 + 2 * len(columns))}")
     ratios: list[list[float]] = []
-    for line in asked.problems:
+    for line in listed() if asked.listed else asked.problems:
         core, *pairs = sides(Spec.parse(line))
         times = medians(asked.rounds, core, *(call for pair in pairs for call in pair))
         print(f"| {line} | {' | '.join(f'{time:.3g}' for time in times)} |", flush=True)
@@ -52,6 +56,15 @@ def main(words: list[str]) -> int:
     said = ", ".join(f"{column} {mean:.2f}" for column, mean in zip(columns, means, strict=True))
     print(f"geometric means of {len(ratios)} layers, {theirs}'s time over ours: {said}")
     return 0
+
+
+def listed() -> list[str]:
+    """The layers of the list without groups and dilation, as "same", each once."""
+    found = [layer.spec for layer in layers.read()]
+    fit = [s for s in found if s.groups == 1 and set(s.dilation) == {1} and s.macs <= 2e9]
+    same = (Spec.build(s.input_size, s.kernel_size, stride=s.stride, padding="same", batch=s.batch, in_channels=s.in_channels,
+                       out_channels=s.out_channels) for s in fit)  # fmt: skip
+    return list(dict.fromkeys(map(str, same)))
 
 
 def _arrays(spec: Spec) -> list[Any]:

@@ -20,7 +20,7 @@ from tconv._bench.roofline import geometric_mean
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is part of the checkout, not of the package
 
-from bench import checkout, guard, layers, memory, mixed, regions, rows, run, store, table  # noqa: E402
+from bench import checkout, guard, in_tensorflow, layers, memory, mixed, regions, rows, run, store, table  # noqa: E402
 from bench.__main__ import default_peers, main  # noqa: E402
 from bench.view import AVX2, DOUBLE, View  # noqa: E402
 
@@ -188,6 +188,13 @@ def test_every_target_is_judged():
         ["11.0 MiB at most", "no", "one 11.0 (Operator)"],
         ["1.20 at most", "no", "one 1.20"],
     ]
+
+
+def test_the_layers_of_the_list_in_tensorflow():
+    found = [Spec.parse(line) for line in in_tensorflow.listed()]
+    assert len(found) == len(set(found)) > 40
+    assert all(spec.groups == 1 and spec.macs <= 2e9 for spec in found)
+    assert all(spec.output_size == tuple(i * s for i, s in zip(spec.input_size, spec.stride, strict=True)) for spec in found)
 
 
 def test_the_faster_of_our_layouts_is_compared():
