@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -112,6 +114,28 @@ def test_loops_run_on_the_threads_of_torch():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_has_threads_of_its_own():
+    """PyTorch's runtime hangs in a child of a process that used it; a worker of a data loader asks for one thread and would not show it."""
+    code = """if True:
+        import os, torch, tconv.torch
+        torch.set_num_threads(2)
+        x, w = torch.randn(4, 16, 32, 32), torch.randn(16, 16, 4, 4)
+        expected = tconv.torch.conv_transpose2d(x, w, stride=2).numpy()
+        pid = os.fork()
+        if pid == 0:
+            found = tconv.torch.conv_transpose2d(x, w, stride=2).numpy()
+            os._exit(0 if found.tobytes() == expected.tobytes() else 1)
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as parent:
+        try:
+            assert parent.wait(timeout=60) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)  # the child, where it hangs
 
 
 def test_beside_parallel_layers_of_torch_in_other_threads():
