@@ -105,15 +105,27 @@ def sanitize(arguments):
 def neon(arguments):
     """cross-compile the core for 64-bit ARM and run its kernels under emulation (Debian: g++-aarch64-linux-gnu, qemu-user)"""
     cross, emulator = "aarch64-linux-gnu-g++", "qemu-aarch64"
-    for tool in (cross, emulator, "cmake"):
+    for tool in (cross, emulator):
         if shutil.which(tool) is None:
             raise Refusal(f"{tool} is missing: on Debian, apt-get install g++-aarch64-linux-gnu qemu-user cmake.")
-    build = ROOT / "build" / "neon"
-    options = {"TCONV_CHECK": "ON", "CMAKE_SYSTEM_NAME": "Linux", "CMAKE_SYSTEM_PROCESSOR": "aarch64", "CMAKE_CXX_COMPILER": cross,
-               "CMAKE_EXE_LINKER_FLAGS": "-static", "CMAKE_BUILD_TYPE": "Release"}  # fmt: skip
+    built = build_check("neon", CMAKE_SYSTEM_NAME="Linux", CMAKE_SYSTEM_PROCESSOR="aarch64", CMAKE_CXX_COMPILER=cross,
+                        CMAKE_EXE_LINKER_FLAGS="-static")  # fmt: skip
+    run(emulator, built, *arguments)
+
+
+def native(arguments):
+    """what `neon` runs, built for this processor: no Python between the core and its judge"""
+    run(build_check("native"), *arguments)
+
+
+def build_check(name, **options):
+    if shutil.which("cmake") is None:
+        raise Refusal("cmake is missing: install it (Debian, Ubuntu: apt install cmake) and run this again.")
+    build = ROOT / "build" / name
+    options = {"TCONV_CHECK": "ON", "CMAKE_BUILD_TYPE": "Release", **options}
     run("cmake", "-S", ROOT, "-B", build, *(f"-D{name}={value}" for name, value in options.items()))
     run("cmake", "--build", build, "--parallel", os.cpu_count() or 1)
-    run(emulator, build / "check", *arguments)
+    return build / "check"
 
 
 def bench(arguments):
@@ -149,10 +161,10 @@ def sizes(arguments):
 
 
 def everything(arguments):
-    """test, frameworks, lint, types, imports, docs, guard and sizes"""
+    """test, frameworks, lint, types, imports, docs, native, guard and sizes"""
     start = time.monotonic()
     check_valgrind()  # now, not after the rest has passed
-    for command in (test, frameworks, lint, types, imports, docs, guard, sizes):
+    for command in (test, frameworks, lint, types, imports, docs, native, guard, sizes):
         print(f"== {command.__name__}", flush=True)
         command([])
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
@@ -160,7 +172,8 @@ def everything(arguments):
 
 
 COMMANDS = {
-    command.__name__: command for command in (demo, test, frameworks, lint, types, imports, docs, sanitize, neon, bench, guard, sizes)
+    command.__name__: command
+    for command in (demo, test, frameworks, lint, types, imports, docs, sanitize, neon, native, bench, guard, sizes)
 }
 COMMANDS["all"] = everything
 

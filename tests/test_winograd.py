@@ -8,7 +8,7 @@ import definition
 import numpy as np
 import pytest
 import test_kernels
-from definition import Judge, Problem, assert_same_bits
+from definition import OPERATORS, Judge, Problem, assert_same_bits
 
 import tconv
 from tconv import _core
@@ -40,7 +40,7 @@ def winograd_problem(seed: int, **fixed) -> Problem:
 
 def check(problem: Problem, kernel: str, **extra) -> None:
     judge = test_kernels.judge_of(problem)
-    for operator in ("forward", "grad_input"):
+    for operator in OPERATORS:
         judge.check(operator, judge.run(operator, tconv, algorithm=kernel, **extra), kernel, mixes=True)
 
 
@@ -96,7 +96,7 @@ def test_an_operator_serves_any_input_size(dtype):
 def test_no_bit_depends_on_the_number_of_threads(seed):
     p = winograd_problem(40_000 + seed, batch=7)
     judge = Judge(p)
-    for operator in ("forward", "grad_input"):
+    for operator in OPERATORS:
         results = [judge.run(operator, tconv, algorithm="winograd", threads=n) for n in (1, 2, 3, 8)]
         for result in results[1:]:
             assert_same_bits(result, results[0], p)
@@ -106,7 +106,7 @@ def test_out_is_written_and_nothing_around_it():
     for seed in range(50_000, 50_030):
         p = winograd_problem(seed)
         judge = Judge(p)
-        for operator in ("forward", "grad_input"):
+        for operator in OPERATORS:
             shape = judge.run(operator, tconv, algorithm="winograd").shape
             buffer = np.full([n + 5 for n in shape], -77.0, p.dtype)
             view = buffer[tuple(slice(2, 2 + n) for n in shape)]
@@ -126,6 +126,8 @@ def run_between_fences() -> None:
         words = {**p.words, "algorithm": kernel, "threads": 2}
         plain.check("forward", tconv.conv_transpose(x, w, bias, **words, out=out), kernel, mixes=True)
         plain.check("grad_input", tconv.conv_transpose_grad_input(grad, w, p.size, **words, out=back), kernel, mixes=True)
+        by_w = fenced.array(np.zeros_like(plain.w), at_end)
+        plain.check("grad_weight", tconv.conv_transpose_grad_weight(x, grad, p.kernel, **words, out=by_w), kernel, mixes=True)
     print("done")
 
 
@@ -155,6 +157,12 @@ def test_the_error_stays_within_twice_that_of_the_direct_kernels(form, channels)
     exact = tconv.conv_transpose(x.astype(float), w.astype(float), **p.words, algorithm="direct")
     errors = {name: relative_error(tconv.conv_transpose(x, w, **p.words, algorithm=name), exact) for name in ("direct", "winograd")}
     assert errors["winograd"] <= 2 * errors["direct"], errors
+    grad = rng.standard_normal(exact.shape, np.float32)
+    exact = tconv.conv_transpose_grad_weight(x.astype(float), grad.astype(float), p.kernel, **p.words, algorithm="direct")
+    errors = {
+        name: relative_error(tconv.conv_transpose_grad_weight(x, grad, p.kernel, **p.words, algorithm=name), exact) for name in errors
+    }
+    assert errors["winograd"] <= 2 * errors["direct"], errors
 
 
 # ----------------------------------------------------------------------------------------------------------------- choice and refusal
@@ -171,7 +179,9 @@ def test_a_refusal_says_why(kernel, words, method, reason):
     x, w = np.ones((1, 2, *(4 for _ in kernel)), np.float32), np.ones((2, 3, *kernel), np.float32)
     y = tconv.conv_transpose(x, w, **words)
     for call in (lambda: tconv.conv_transpose(x, w, **words, algorithm=method), lambda: tconv.Operator(w, **words, algorithm=method)(x),
-                 lambda: tconv.conv_transpose_grad_input(y, w, **words, algorithm=f"{method}_{BEST}")):  # fmt: skip
+                 lambda: tconv.conv_transpose_grad_input(y, w, **words, algorithm=f"{method}_{BEST}"),
+                 lambda: tconv.conv_transpose_grad_weight(x, y, kernel, **words, algorithm=method),
+                 lambda: tconv.conv_transpose_grads(x, w, y, grads="weight", **words, algorithm=method)):  # fmt: skip
         with pytest.raises(tconv.ArgumentError, match=reason) as caught:
             call()
         assert (caught.value.argument, caught.value.value) == ("algorithm", f"{method}_{BEST}")
@@ -186,6 +196,35 @@ def test_auto_takes_it_where_it_wins_and_direct_never():
     assert not tconv.Operator(w[:8, :8], stride=2, padding=1).explain((4, 8, 32, 32)).kernel.startswith("winograd")
     kept = 4 * 4 * 16 * 256 * 128  # four phases of 16 points
     assert tconv.Operator(w, stride=2, padding=1, algorithm="winograd").explain(shape).weight_bytes == kept
+
+
+def test_auto_takes_it_for_the_weight_where_it_wins_and_direct_never():
+    """Told by the bits: sums in another order round differently."""
+    rng = np.random.default_rng(2)
+    for channels, size, wins in ((64, 33, True), (64, 4, False), (8, 33, False)):
+        x, grad = rng.standard_normal((4, channels, size, size), np.float32), rng.standard_normal((4, 32, 2 * size, 2 * size), np.float32)
+        auto, direct, winograd = (tconv.conv_transpose_grad_weight(x, grad, (4, 4), stride=2, padding=1, algorithm=name)
+                                  for name in ("auto", "direct", "winograd"))  # fmt: skip
+        assert not np.array_equal(direct, winograd)
+        assert_same_bits(auto, winograd if wins else direct)
+
+
+def test_sums_of_the_weight_in_spans_and_chunks():
+    """Many boxes, whose sums are cut; more channels on both sides than a task takes; a weight in any order; phases that no output reaches."""
+    for p in (Problem((60, 50), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 3, 40, 18, seed=1),
+              Problem((9, 5), (3, 3), (2, 2), (1, 1), ((1, 0), (0, 1)), 2, 300, 70, seed=2),
+              Problem((12,), (128,), (64,), (1,), ((32, 32),), 2, 16, 16, seed=3),
+              Problem((3, 2), (8, 8), (4, 4), (1, 1), ((0, 13), (5, 0)), 2, 20, 17, 1, seed=4)):  # fmt: skip
+        for layout in ("channels_first", "channels_last"):
+            judge = Judge(dataclasses.replace(p, layout=layout))
+            alone = judge.run("grad_weight", tconv, algorithm="winograd", threads=1)
+            judge.check("grad_weight", alone, layout, mixes=True)
+            assert_same_bits(judge.run("grad_weight", tconv, algorithm="winograd", threads=7), alone, p)
+            for axes in ((-2, -1), (-1, -2)):  # TensorFlow's order of a weight's axes, and JAX's
+                inside, outside, *kernel = alone.shape
+                turned = np.empty((*kernel, *((inside, outside) if axes == (-2, -1) else (outside, inside))), alone.dtype)
+                out = np.moveaxis(turned, axes, (0, 1))
+                assert_same_bits(judge.run("grad_weight", tconv, algorithm="winograd", out=out), alone, p)
 
 
 def test_weights_transformed_for_one_call_count():

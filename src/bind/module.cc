@@ -252,10 +252,10 @@ template <class T>
 void grad_weight_as(const Problem& p, const std::string& kernel, const In& x, const In& dy, const Out& grad, int threads) {
   const View<const T> from = p.data<const T>(x, false, "x"), dys = p.data<const T>(dy, true, "grad");
   const View<T> to = p.weight<T>(grad);
-  method(kernel);  // gradients of the weight have one orientation; its name must exist all the same
+  const Method how = method(kernel);
   const Isa& found = isa(kernel);
   nb::gil_scoped_release release;
-  grad_weight<T>(p.spec, found, from, dys, to, std::max(threads, 1));
+  grad_weight<T>(p.spec, found, how, from, dys, to, std::max(threads, 1));
 }
 
 template <class T>

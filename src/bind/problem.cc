@@ -256,7 +256,7 @@ void grad_input(const DenseProblem& p, bool is_double, const Dense& dy, const De
 void grad_weight(const DenseProblem& p, bool is_double, const Dense& x, const Dense& dy, const Dense& dw, int threads) {
   const auto compute = [&](auto zero) {
     using T = decltype(zero);
-    grad_weight<T>(p.spec, best_isa(), p.data<const T>(x, false), p.data<const T>(dy, true), p.weight<T>(dw), threads);
+    grad_weight<T>(p.spec, best_isa(), Method::automatic, p.data<const T>(x, false), p.data<const T>(dy, true), p.weight<T>(dw), threads);
   };
   is_double ? compute(0.0) : compute(0.0f);
 }

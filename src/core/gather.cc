@@ -173,11 +173,10 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
     T *to = line.to + r * out_step + b * g.block, *room = apart ? tile : to;
     const i64 room_step = apart ? g.block : out_step;
     for (std::size_t t = 0; t < line.from.size(); ++t) from[t] = line.from[t] + r * row_step;
-    k.stepped[g.vecs][rows](c, std::min(channels, c + part), i64(line.from.size()), from.data(), row_step, line.weights.data(),
-                            of.weights + b * g.taps * g.channels * g.block,
-                            {first ? of.bias(g, b) : room, first ? 0 : room_step, last ? to : room, last ? out_step : room_step,
-                             of.stream && last},
-                            tiles);
+    k.stepped[g.vecs][rows](
+        c, std::min(channels, c + part), i64(line.from.size()), from.data(), row_step, line.weights.data(),
+        of.weights + b * g.taps * g.channels * g.block,
+        {first ? of.bias(g, b) : room, first ? 0 : room_step, last ? to : room, last ? out_step : room_step, of.stream && last}, tiles);
     if (activated && last)  // complete, and just stored
       for (i64 i = 0; i < rows; ++i) k.activate(to + i * out_step, g.block, T(0), of.lane.activation, of.lane.slope);
   };
@@ -240,7 +239,8 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
     taps *= axis[i].kernel;
   }
   large = double(batch * spec.groups * outputs * element_bytes) * double(axis[0].out_size) * double(axis[1].out_size) *
-              double(axis[2].out_size) >= double(kStreamBytes);
+              double(axis[2].out_size) >=
+          double(kStreamBytes);
   cut = axis[0].out_size > 1 ? 0 : axis[1].out_size > 1 ? 1 : 2;
   // Slabs whose inputs and sums of one block fit the caches. In floating point: strides may be any 62-bit number.
   const i64 per_output = axis[0].out_size * axis[1].out_size * axis[2].out_size / axis[cut].out_size;
@@ -248,7 +248,8 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   const double sums_bytes = double(per_output) * double(block * element_bytes);
   // Enough for a few threads, if they are not too small.
   const double wanted = double(ceil_div(kFewTasks, std::max<i64>(1, batch * groups)));
-  const double by_sums = std::min(double(kSumsBytes) / sums_bytes, std::max(double(axis[cut].out_size) / wanted, double(kFewSums) / sums_bytes));
+  const double by_sums =
+      std::min(double(kSumsBytes) / sums_bytes, std::max(double(axis[cut].out_size) / wanted, double(kFewSums) / sums_bytes));
   const double by_input = double(axis[cut].out_stride) * double(kInputBytes) /
                           (double(per_input) * double(channels * element_bytes) * double(axis[cut].in_stride));
   const double most = std::max(std::min(by_sums, by_input), double(axis[cut].out_stride));
@@ -280,8 +281,7 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
     const auto list = [&](int i) -> const std::vector<Class>& { return i == cut ? slab.classes : classes[i]; };
     for (const Class& d : list(0))
       for (const Class& h : list(1))
-        for (const Class& w : list(2))
-          slab.triples.push_back({{&d, &h, &w}, i64(w.outputs.size()) >= kLongRow && even_steps(axis[2], w)});
+        for (const Class& w : list(2)) slab.triples.push_back({{&d, &h, &w}, i64(w.outputs.size()) >= kLongRow && even_steps(axis[2], w)});
   }
   // Images enough for full tiles, but few enough for the caches and for all threads to have work.
   const i64 input = slab_inputs * channels * element_bytes, sums = slab_outputs * block * element_bytes, count = i64(slabs.size());
@@ -385,8 +385,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
       const Epilogue<T> lane{lane_bias, epilogue.activation, epilogue.slope};
       const T* weights = packed + (group * g.blocks + b) * g.taps * g.channels * g.block;
       const Operands<T> operands{pixels, zeros, weights, blocks, lane, sums, images, direct && stream && whole};
-      for (const Gather::Triple& triple : slab.triples)
-        multiply<T>(g, k, triple, operands);
+      for (const Gather::Triple& triple : slab.triples) multiply<T>(g, k, triple, operands);
       if (direct) continue;
       to.data += slab.out_begin * out.stride[2 + g.cut];
       scatter_pixels(k, room, out_size, lanes, images, outputs, to, stream);

@@ -3,11 +3,14 @@
 #include "grad_weight.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 #include "grad_weight_pieces.h"
 #include "parallel.h"
 #include "phases.h"
 #include "weights.h"
+#include "winograd_grad.h"
 
 namespace tconv {
 namespace {
@@ -167,23 +170,13 @@ void add_box(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, c
 // Sums of a chunk to the gradient.
 template <class T>
 void write(const GradWeight& p, const Kernels<T>& k, const Chunk& chunk, const T* sums, const View<T>& grad) {
-  const std::vector<i64> element = elements(grad, {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel});
-  bool dense = grad.stride[1] == p.taps || p.outputs == 1;
-  for (i64 t = 0; t < p.taps; ++t) dense = dense && element[std::size_t(t)] == t;
-  const i64 rows = chunk.outputs * p.taps;
   for (i64 g = 0; g < chunk.groups; ++g)
-    for (i64 b = 0; b < chunk.blocks; ++b, sums += rows * p.lanes) {
-      const i64 first = (chunk.block + b) * p.lanes, lanes = std::min(p.lanes, p.inputs - first);
-      T* to = grad.data + ((chunk.group + g) * p.inputs + first) * grad.stride[0] + chunk.output * grad.stride[1];
-      if (dense)
-        k.transpose(sums, p.lanes, to, grad.stride[0], rows, lanes, nullptr);
-      else if (grad.stride[0] == 1)
-        for (i64 t = 0; t < p.taps; ++t)
-          k.copy(sums + t * p.lanes, p.taps * p.lanes, to + element[std::size_t(t)], grad.stride[1], chunk.outputs, 0, lanes, lanes);
-      else
-        for (i64 l = 0; l < lanes; ++l)
-          for (i64 r = 0; r < rows; ++r)
-            to[l * grad.stride[0] + r / p.taps * grad.stride[1] + element[std::size_t(r % p.taps)]] = sums[r * p.lanes + l];
+    for (i64 b = 0; b < chunk.blocks; ++b, sums += chunk.outputs * p.taps * p.lanes) {
+      const i64 first = (chunk.block + b) * p.lanes;
+      View<T> to = grad;
+      to.data += ((chunk.group + g) * p.inputs + first) * grad.stride[0] + chunk.output * grad.stride[1];
+      collect_weights(k, sums, p.lanes, {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel}, std::min(p.lanes, p.inputs - first),
+                      chunk.outputs, to);
     }
 }
 
@@ -235,18 +228,35 @@ View<T> turned(const View<T>& v, bool weight) {
   return {v.data, {weight ? v.stride[0] : 0, v.stride[1], v.stride[3], v.stride[4], weight ? 0 : v.stride[0]}};
 }
 
+// Whether Winograd's transforms are asked for, or estimated to be faster: on one thread, as the choice must not hang on their number.
+bool by_winograd(const Spec& spec, const Isa& isa, Method method, const GradWeight& direct, bool channels_last) {
+  const i64 bytes = direct.element_bytes;
+  const i64 channels = std::min(spec.in_channels, spec.out_channels) / spec.groups;
+  if (method < Method::winograd && (method != Method::automatic || channels < kWinogradChannels)) return false;
+  const std::string why = WinogradGrad::refusal(spec, tile_of(method));
+  if (method != Method::automatic && !why.empty()) throw std::invalid_argument(why);
+  if (!why.empty()) return false;
+  const WinogradGrad plan(spec, isa, tile_of(method), 1, bytes);
+  if (plan.tiles.boxes() == 0) return false;  // zeros
+  return method != Method::automatic || cycles(plan, channels_last) < direct.cycles;
+}
+
 }  // namespace
 
 template <class T>
-void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T> dy, View<T> grad, int threads) {
+void grad_weight(const Spec& spec, const Isa& isa, Method method, View<const T> x, View<const T> dy, View<T> grad, int threads) {
   const Kernels<T>& k = isa.kernels<T>();
-  if (images_last(spec, block_vectors(spec.in_channels / spec.groups, k.lanes)))
-    run(GradWeight(positions(spec), isa, threads, sizeof(T), false, true), k, turned(x, false), turned(dy, false), turned(grad, true));
+  const bool last = images_last(spec, block_vectors(spec.in_channels / spec.groups, k.lanes));
+  const GradWeight direct(last ? positions(spec) : spec, isa, threads, sizeof(T), !last && dy.stride[4] == 1, last);
+  if (by_winograd(spec, isa, method, direct, dy.stride[1] == 1))
+    run(WinogradGrad(spec, isa, tile_of(method), threads, sizeof(T)), k, x, dy, grad);
+  else if (last)
+    run(direct, k, turned(x, false), turned(dy, false), turned(grad, true));
   else
-    run(GradWeight(spec, isa, threads, sizeof(T), dy.stride[4] == 1), k, x, dy, grad);
+    run(direct, k, x, dy, grad);
 }
 
-template void grad_weight<float>(const Spec&, const Isa&, View<const float>, View<const float>, View<float>, int);
-template void grad_weight<double>(const Spec&, const Isa&, View<const double>, View<const double>, View<double>, int);
+template void grad_weight<float>(const Spec&, const Isa&, Method, View<const float>, View<const float>, View<float>, int);
+template void grad_weight<double>(const Spec&, const Isa&, Method, View<const double>, View<const double>, View<double>, int);
 
 }  // namespace tconv

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "method.h"
 #include "spec.h"
 
 namespace tconv {
@@ -55,6 +56,7 @@ struct GradWeight {
   i64 groups_at_once, blocks_at_once, outputs_at_once;  // of a task
   int threads;
   bool images_last;
+  double cycles;  // estimated, on one thread
 
   const Isa& isa;
   i64 element_bytes;
@@ -69,7 +71,9 @@ struct GradWeight {
 // The vectors of a block of lanes that so many input channels are cheapest in; 0 for one channel and vectors along w.
 i64 block_vectors(i64 inputs, i64 width);
 
+// By these sums, or by winograd_grad.h where a method asks for it or it is estimated to be faster. Throws std::invalid_argument where it
+// refuses the problem.
 template <class T>
-void grad_weight(const Spec& spec, const Isa& isa, View<const T> x, View<const T> dy, View<T> grad, int threads);
+void grad_weight(const Spec& spec, const Isa& isa, Method method, View<const T> x, View<const T> dy, View<T> grad, int threads);
 
 }  // namespace tconv

@@ -77,6 +77,20 @@ void share_out(GradWeight& p) {
   }
 }
 
+// Two vectors of multiply-adds a cycle, some of which wait for loads; the run of a row; packing, once for every chunk of the other side.
+double estimate(const GradWeight& p, bool rows_lie) {
+  const double vectors = double(p.groups * p.blocks * std::max<i64>(p.vectors, 1)), rows = double(p.groups * p.outputs) / double(p.width);
+  double products = double(p.batch * p.outputs) * vectors, x = double(p.batch) * vectors, dy = double(p.batch) * rows;
+  for (const Reaches& a : p.axis) {
+    double joined = 0;
+    for (const Reach& t : a.taps) joined += double(t.end - t.begin);
+    products *= joined, x *= double(a.size), dy *= double(a.size) * double(a.stride);
+  }
+  const double row = std::min(double(p.axis[2].size), double(p.part));  // what lies beyond the border along a row is multiplied as well
+  return (0.58 + 2.5 / row) * products + 4 * x * double(p.output_chunks()) + (rows_lie ? 4 : 8) * dy * double(p.block_chunks()) +
+         1.5 * vectors * double(p.outputs * p.taps);
+}
+
 // How many spans there are: of small weights always some, of larger ones as many as are cheap to keep.
 i64 span_count(const GradWeight& p) {
   const double weights = double(p.groups) * double(p.outputs * p.taps) * double(p.blocks * p.lanes) * double(p.element_bytes);
@@ -139,6 +153,7 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   choose_boxes(*this, panel);
   spans = span_count(*this);
   threads = int(std::min(double(threads_), 1 + pairs / double(2 * width) / kCyclesPerThread));
+  cycles = estimate(*this, rows_lie);
   share_out(*this);
 }
 

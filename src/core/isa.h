@@ -33,9 +33,11 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, con
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) lanes[v] = load<vec>(at + v * N);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r)
+      for (int r = 0; r < R; ++r) {
+        const auto row = P::spread(w[r]);
 #pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) P::add(acc[r][v], w[r], lanes[v]);
+        for (int v = 0; v < V; ++v) P::add(acc[r][v], row, lanes[v]);
+      }
     }
   if (add)
     visit<R, V>(out, rows, N, [&](int r, int v, T* at) { store(at, load<vec>(at) + acc[r][v]); });
@@ -59,9 +61,11 @@ inline __attribute__((always_inline)) void add_products(Vec<T, N> (&acc)[R][V], 
       if (V > 1) __builtin_prefetch(at + (kAhead * V + v) * N);
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
+      const auto word = P::spread(row[r][c]);
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) P::add(acc[r][v], row[r][c], lanes[v]);
+      for (int v = 0; v < V; ++v) P::add(acc[r][v], word, lanes[v]);
+    }
   }
 }
 
@@ -125,6 +129,23 @@ void correlated(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* la
     add_products<MultiplyAdd, T, N, R, V>(acc, row, lanes + lanes_at[t], first, last);
   }
   visit<R, V>(out, at, N, [&](int r, int v, T* to) { store(to, load<Vec<T, N>>(to) + acc[r][v]); });
+}
+
+template <class T, int N, int R, int V>
+void outer(i64 count, const T* rows, i64 rows_pitch, const T* lanes, i64 lanes_pitch, T* out, i64 out_pitch, bool add) {
+  using vec = Vec<T, N>;
+  vec acc[R][V] = {};
+  for (; count > 0; --count, rows += rows_pitch, lanes += lanes_pitch) {
+    vec lane[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) lane[v] = load<vec>(lanes + v * N);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) MultiplyAdd::add(acc[r][v], rows[r], lane[v]);
+  }
+  if (add) each<R, V>([&](int r, int v) { acc[r][v] += load<vec>(out + r * out_pitch + v * N); });
+  each<R, V>([&](int r, int v) { store(out + r * out_pitch + v * N, acc[r][v]); });
 }
 
 // The sum of a vector's elements, halves added to halves.
@@ -420,7 +441,7 @@ constexpr void fill_products(Kernels<T>& k) {
 
 template <class T, int N, int Registers, int R = kMaxRows, int V = kGatherVecs>
 constexpr void fill_correlated(Kernels<T>& k) {
-  if constexpr (R * V + V + 1 <= Registers) k.correlated[V][R] = correlated<T, N, R, V>;
+  if constexpr (R * V + V + 1 <= Registers) k.correlated[V][R] = correlated<T, N, R, V>, k.outer[V][R] = outer<T, N, R, V>;
   if constexpr (V == 1 && R + 2 <= Registers) k.correlated[0][R] = correlated_along<T, N, R>;
   if constexpr (V > 1)
     fill_correlated<T, N, Registers, R, V - 1>(k);
@@ -438,6 +459,7 @@ constexpr Kernels<float> with_dots(Kernels<float> k) {
 template <class T, int N, int Registers>
 constexpr Kernels<T> make(const Halves* half) {
   Kernels<T> k{N,
+               {},
                {},
                {},
                {},
@@ -462,11 +484,11 @@ constexpr Kernels<T> make(const Halves* half) {
 }  // namespace tconv
 
 // What an isa_<name>.cc holds: the tables that the registry's line declares. Constants, so that loading them runs no code.
-#define TCONV_INSTANTIATE(name, lanes, registers)                                                \
-  namespace tconv {                                                                              \
-  extern const Kernels<float> name##_f32;                                                        \
-  extern const Kernels<double> name##_f64;                                                       \
-  extern const Halves name##_half;                                                               \
+#define TCONV_INSTANTIATE(name, lanes, registers)                                                            \
+  namespace tconv {                                                                                          \
+  extern const Kernels<float> name##_f32;                                                                    \
+  extern const Kernels<double> name##_f64;                                                                   \
+  extern const Halves name##_half;                                                                           \
   constexpr Halves name##_half{widen, narrow, pair};                                                         \
   constexpr Kernels<float> name##_f32 = make<float, lanes, registers>(&name##_half);                         \
   constexpr Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(&name##_half); \

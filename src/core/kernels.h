@@ -60,6 +60,11 @@ template <class T>
 using Correlated = void (*)(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, const T* lanes, T* out,
                             const i64* at);
 
+// The same products for two panels whose lanes lie side by side: out[r * out_pitch + lane] (+)= sum over c < count of
+// rows[c * rows_pitch + r] * lanes[c * lanes_pitch + lane], with R rows and V vectors.
+template <class T>
+using Outer = void (*)(i64 count, const T* rows, i64 rows_pitch, const T* lanes, i64 lanes_pitch, T* out, i64 out_pitch, bool add);
+
 // The write-back: y[q * phases + p] = rows[p][q] + bias for q < count: the stride phases of one output row, interleaved.
 // `stream` asks for stores that go past the caches, where y is too large to be found there again.
 template <class T>
@@ -128,10 +133,11 @@ struct LinePitch {
 template <class T>
 using Lines = void (*)(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 outer, i64 run, bool add);
 
-// F(m, r): m outputs of r taps from m + r - 1 products. With one tap all three are copies, of m inputs, one weight and m outputs.
+// F(m, r): m outputs of r taps from m + r - 1 products. With one tap all are copies, of m inputs, one weight and m outputs. For the
+// weight's gradient the matrices of weights and outputs are transposed: m gradients to points, points to r taps.
 template <class T>
 struct Transform {
-  Lines<T> input, weight, output;
+  Lines<T> input, weight, output, from_grad, to_taps;
 };
 constexpr int kMaxTile = 4, kMaxFilter = 3;
 constexpr int kOnePoint = 1;  // the point whose value reaches every output unchanged
@@ -159,6 +165,7 @@ struct Kernels {
   Gathered<T> gathered[kGatherVecs + 1][kMaxRows + 1];      // [V][R]; null likewise
   Stepped<T> stepped[kGatherVecs + 1][kMaxRows + 1];        // [V][R]; null likewise
   Correlated<T> correlated[kGatherVecs + 1][kMaxRows + 1];  // [V][R]; null likewise
+  Outer<T> outer[kGatherVecs + 1][kMaxRows + 1];            // [V][R]; null likewise
   Weave<T> weave;
   Unweave<T> unweave;
   Transpose<T> transpose, transpose_past;  // the second past the caches: `to` and `to_pitch` are whole lines

@@ -15,9 +15,6 @@ constexpr double kPackPositions[] = {1.5, 1}, kPackChannels[] = {0.5, 2.5};
 
 constexpr double kMostTurned = 4 << 20;  // bytes
 
-// Channels enough to feed the products between Winograd's transforms.
-constexpr i64 kWinogradChannels = 16;
-
 // Why a method is not worth an estimate, or nothing. `turned_bytes`: of a position of a vector of channels that must be transposed.
 std::string implausible(Method method, const Plan& by_positions, i64 turned_bytes) {
   if (method == Method::winograd && std::min(by_positions.channels, by_positions.outputs) < kWinogradChannels)

@@ -9,18 +9,11 @@
 
 #include "depthwise.h"
 #include "gather.h"
+#include "method.h"
 #include "plan.h"
 #include "winograd.h"
 
 namespace tconv {
-
-// positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h). depthwise: lanes over the groups of
-// depthwise layers (depthwise.h). direct: the fastest of these. winograd: winograd.h with its default tiles, or with tiles of 2
-// or 4 positions. automatic: the fastest of all whose error stays small.
-enum class Method { automatic, direct, positions, channels, depthwise, winograd, winograd2, winograd4 };
-constexpr const char* kMethods[] = {"auto", "direct", "positions", "channels", "depthwise", "winograd", "winograd2", "winograd4"};
-constexpr const char* name(Method m) { return kMethods[int(m)]; }
-constexpr int tile_of(Method m) { return m == Method::winograd2 ? 2 : m == Method::winograd4 ? 4 : 0; }
 
 // Why a method cannot compute a problem, or nothing.
 std::string refusal(Method method, const Spec& spec, Direction direction);

@@ -106,7 +106,8 @@ bool whole_lines(const T* data, i64 step) {
 
 // Sums (image, d, h, w, lane) to an output of any strides, past the caches where `stream` asks for it and rows allow it.
 template <class T, class S>
-void scatter_pixels(const Kernels<T>& k, const T* sums, const i64* size, i64 lanes, i64 images, i64 outputs, const View<S>& out, bool stream) {
+void scatter_pixels(const Kernels<T>& k, const T* sums, const i64* size, i64 lanes, i64 images, i64 outputs, const View<S>& out,
+                    bool stream) {
   for (i64 n = 0; n < images; ++n)
     each_stretch(size, out.stride + 2, [&](i64 d, i64 h, i64 length) {
       S* y = out.data + n * out.stride[0] + d * out.stride[2] + h * out.stride[3];

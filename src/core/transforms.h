@@ -67,6 +67,14 @@ constexpr Matrix<M + R - 1, R> weight_transform() {
   return g;
 }
 
+template <int Rows, int Columns>
+constexpr Matrix<Columns, Rows> transposed(const Matrix<Rows, Columns>& m) {
+  Matrix<Columns, Rows> t{};
+  for (int i = 0; i < Rows; ++i)
+    for (int j = 0; j < Columns; ++j) t.at[j][i] = m.at[i][j];
+  return t;
+}
+
 template <int N>
 constexpr Matrix<N, N> identity() {
   Matrix<N, N> unit{};
@@ -86,6 +94,10 @@ struct InputForm {
 template <int M, int R>
 struct WeightForm {
   static constexpr Matrix<M + R - 1, R> matrix = weight_transform<M, R>();
+};
+template <class Form>
+struct TransposedForm {
+  static constexpr auto matrix = transposed(Form::matrix);
 };
 template <int N>
 struct CopyForm {
@@ -141,12 +153,14 @@ void lines(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 o
 
 template <class T, int N, int M, int R>
 constexpr void fill_transform(Kernels<T>& k) {
-  k.transform[M][R] = {lines<T, N, InputForm<M, R>>, lines<T, N, WeightForm<M, R>>, lines<T, N, OutputForm<M, R>>};
+  k.transform[M][R] = {lines<T, N, InputForm<M, R>>, lines<T, N, WeightForm<M, R>>, lines<T, N, OutputForm<M, R>>,
+                       lines<T, N, TransposedForm<OutputForm<M, R>>>, lines<T, N, TransposedForm<WeightForm<M, R>>>};
 }
 
 template <class T, int N, int M>
 constexpr void fill_copies(Kernels<T>& k) {
-  k.transform[M][1] = {lines<T, N, CopyForm<M>>, lines<T, N, CopyForm<1>>, lines<T, N, CopyForm<M>>};
+  k.transform[M][1] = {lines<T, N, CopyForm<M>>, lines<T, N, CopyForm<1>>, lines<T, N, CopyForm<M>>, lines<T, N, CopyForm<M>>,
+                       lines<T, N, CopyForm<1>>};
   if constexpr (M > 1) fill_copies<T, N, M - 1>(k);
 }
 

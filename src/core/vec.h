@@ -44,8 +44,12 @@ inline void stream(T* p, V v) {
   store(p, v);
 }
 
-// What a microkernel adds to a sum for a row's word and a vector of lanes.
+// What a microkernel adds to a sum for a row's word, spread over a vector, and a vector of lanes.
 struct MultiplyAdd {
+  template <class T>
+  static T spread(const T& row) {
+    return row;
+  }
   template <class V, class T>
   static void add(V& sum, const T& row, const V& lanes) {
     sum += row * lanes;
@@ -55,8 +59,13 @@ struct MultiplyAdd {
 #if defined(__x86_64__)
 // Words are pairs of bfloat16, whose two products are added. (AVX-512 BF16; written so, it needs neither a flag nor a header.)
 struct DotProduct {
-  static void add(Vec<float, 16>& sum, const float& row, const Vec<float, 16>& lanes) {
-    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(lanes), "m"(row));
+  static Vec<float, 16> spread(const float& row) {  // once for all vectors of lanes: two loads a cycle are the limit
+    Vec<float, 16> all;
+    asm("vbroadcastss %1, %0" : "=v"(all) : "m"(row));
+    return all;
+  }
+  static void add(Vec<float, 16>& sum, const Vec<float, 16>& row, const Vec<float, 16>& lanes) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(lanes), "v"(row));
   }
 };
 #endif

@@ -2,6 +2,7 @@
 // Weights with a lane for every output, from weights of any strides: frameworks order their axes differently.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "kernels.h"
@@ -20,16 +21,22 @@ std::vector<i64> elements(const View<T>& weight, const i64 (&kernel)[3]) {
   return at;
 }
 
+inline bool adjacent(const std::vector<i64>& element) {
+  i64 next = 0;
+  return std::all_of(element.begin(), element.end(), [&](i64 at) { return at == next++; });
+}
+
 // to[c * channel + t * tap + m] = weight[c, m, t] for so many channels c, outputs m and all taps t, along whichever axis is adjacent.
 template <class T>
 void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 (&kernel)[3], i64 channels, i64 outputs, T* to, i64 channel,
                     i64 tap) {
-  const i64 taps = kernel[0] * kernel[1] * kernel[2], *stride = weight.stride;
-  if (stride[4] == 1 && stride[3] == kernel[2] && stride[2] == kernel[1] * kernel[2]) {
+  const std::vector<i64> element = elements(weight, kernel);
+  const i64 taps = i64(element.size()), *stride = weight.stride;
+  if (adjacent(element)) {
     for (i64 c = 0; c < channels; ++c) k.transpose(weight.data + c * stride[0], stride[1], to + c * channel, tap, outputs, taps, nullptr);
     return;
   }
-  for (const i64 at : elements(weight, kernel)) {
+  for (const i64 at : element) {
     const T* from = weight.data + at;
     if (stride[1] == 1)
       k.copy(from, stride[0], to, channel, channels, 0, outputs, outputs);
@@ -40,6 +47,23 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
         for (i64 m = 0; m < outputs; ++m) to[c * channel + m] = from[c * stride[0] + m * stride[1]];
     to += tap;
   }
+}
+
+// The way back: sums[m * taps * pitch + t * pitch + c] to weight[c, m, t].
+template <class T>
+void collect_weights(const Kernels<T>& k, const T* sums, i64 pitch, const i64 (&kernel)[3], i64 channels, i64 outputs,
+                     const View<T>& weight) {
+  const std::vector<i64> element = elements(weight, kernel);
+  const i64 taps = i64(element.size()), *stride = weight.stride, rows = outputs * taps;
+  if (adjacent(element) && (stride[1] == taps || outputs == 1))
+    return k.transpose(sums, pitch, weight.data, stride[0], rows, channels, nullptr);
+  if (stride[0] == 1) {
+    for (i64 t = 0; t < taps; ++t)
+      k.copy(sums + t * pitch, taps * pitch, weight.data + element[std::size_t(t)], stride[1], outputs, 0, channels, channels);
+    return;
+  }
+  for (i64 c = 0; c < channels; ++c)
+    for (i64 r = 0; r < rows; ++r) weight.data[c * stride[0] + r / taps * stride[1] + element[std::size_t(r % taps)]] = sums[r * pitch + c];
 }
 
 }  // namespace tconv

@@ -1,40 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs winograd.h: transform the inputs of a box, multiply point by point, transform the outputs.
 #include "parallel.h"
-#include "pixels.h"
-#include "winograd_chain.h"
+#include "winograd_tiles.h"
 
 namespace tconv {
 namespace {
 
 constexpr i64 kShortRow = 8;  // tiles
-
-// A box of tiles of some images, and the inputs and outputs around it.
-struct TileBox {
-  i64 image, images, at[3], size[3];
-  i64 in_begin[3], in_size[3], out_begin[3], out_size[3];
-
-  TileBox(const Winograd& w, i64 index) {
-    for (int i = 2; i >= 0; --i) {
-      const Winograd::Along& a = w.axis[i];
-      const i64 turns = ceil_div(a.tiles, a.box), turn = index % turns;
-      index /= turns;
-      at[i] = turn * a.tiles / turns, size[i] = (turn + 1) * a.tiles / turns - at[i];
-      const i64 first = position(a, i, 0), last = first + size[i] * a.tile - 1, more = a.classes.front().taps - 1;
-      const auto clip = [](i64 begin, i64 end, i64 most, i64& from, i64& count) {
-        from = std::clamp<i64>(begin, 0, most), count = std::clamp<i64>(end, from, most) - from;
-      };
-      clip(a.in_stride * (first - (a.forward ? more : 0)) - a.in_lo, a.in_stride * (last + 1 + (a.forward ? 0 : more)) - a.in_lo, a.in_size,
-           in_begin[i], in_size[i]);
-      clip(a.out_stride * first - a.out_lo, a.out_stride * (last + 1) - a.out_lo, a.out_size, out_begin[i], out_size[i]);
-    }
-    image = index * w.images;
-    images = std::min(w.images, w.batch - image);
-  }
-  // Position q of a tile's first output along an axis.
-  i64 position(const Winograd::Along& a, int i, i64 tile) const { return a.first + (at[i] + tile) * a.tile; }
-  i64 tiles() const { return images * volume(size); }
-};
 
 // Buffers of a task, side by side in one piece of scratch memory.
 template <class T>
@@ -59,28 +31,6 @@ struct PointRows {
   i64 height;
 };
 
-// Along the row, a tile's first element, and which of its elements begin .. end - 1 exist.
-struct Columns {
-  i64 at, begin, end;
-};
-
-// Where the tiles of a row lie in an input or output: the first one begins at `first` and has `extent` elements, `step` apart;
-// the next one begins `advance` further along the row; those of begin .. end - 1 lie wholly inside.
-struct Reach {
-  i64 first[3], step[3], extent[3], advance, begin, end;
-
-  Columns columns(i64 tile, i64 size) const {
-    const i64 at = first[2] + tile * advance, from = std::clamp<i64>(ceil_div(-at, step[2]), 0, extent[2]);
-    return {at, from, std::clamp<i64>(ceil_div(size - at, step[2]), from, extent[2])};
-  }
-  void find_inside(const i64* size, i64 tiles) {
-    bool inside = true;
-    for (int i = 0; i < 2; ++i) inside = inside && first[i] >= 0 && first[i] + (extent[i] - 1) * step[i] < size[i];
-    begin = inside ? std::clamp<i64>(ceil_div(-first[2], advance), 0, tiles) : 0;
-    end = inside ? std::clamp<i64>(floor_div(size[2] - 1 - first[2] - (extent[2] - 1) * step[2], advance) + 1, begin, tiles) : 0;
-  }
-};
-
 template <class T>
 struct Task {
   const Winograd& w;
@@ -98,64 +48,9 @@ struct Task {
   bool any_output(const Winograd::Family& f, i64 out) const;
 
  private:
-  Reach reach(const Winograd::Family& f, const Phases& in, const i64* row, const i64* extent) const;
-  Reach reach(const Phases& out, const i64* row, const i64* extent) const;
-  Grid<const T> patch(const Reach& r, i64 tile, const Pixels<const T>& in) const;
   void transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const Reach& r, const Pixels<T>& to, bool add) const;
   void place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const;
 };
-
-template <class T>
-Reach Task<T>::reach(const Winograd::Family& f, const Phases& in, const i64* row, const i64* extent) const {
-  Reach r{};
-  i64 size[3];
-  for (int i = 0; i < 3; ++i) {
-    const Winograd::Along& a = w.axis[i];
-    r.step[i] = a.in_stride, r.extent[i] = extent[i], size[i] = a.in_size;
-    r.first[i] = a.in_stride * (box.position(a, i, i < 2 ? row[i] : 0) + a.reach(*f.along[i])) + in.of[i] - a.in_lo;
-  }
-  r.advance = r.step[2] * w.axis[2].tile;
-  r.find_inside(size, box.size[2]);
-  return r;
-}
-
-template <class T>
-Reach Task<T>::reach(const Phases& out, const i64* row, const i64* extent) const {
-  Reach r{};
-  i64 size[3];
-  for (int i = 0; i < 3; ++i) {
-    const Winograd::Along& a = w.axis[i];
-    r.step[i] = a.out_stride, r.extent[i] = extent[i], size[i] = a.out_size;
-    r.first[i] = a.out_stride * box.position(a, i, i < 2 ? row[i] : 0) + out.of[i] - a.out_lo;
-  }
-  r.advance = r.step[2] * w.axis[2].tile;
-  r.find_inside(size, box.size[2]);
-  return r;
-}
-
-// Inputs of a tile that reaches over a border, with zeros beyond it.
-template <class T>
-Grid<const T> Task<T>::patch(const Reach& r, i64 tile, const Pixels<const T>& in) const {
-  const i64 c = w.channels, step = r.step[2];
-  const auto [column, begin, end] = r.columns(tile, w.axis[2].in_size);
-  const bool adjacent = step * in.stride[2] == c;
-  T* to = at.patch;
-  for (i64 d = 0; d < r.extent[0]; ++d)
-    for (i64 h = 0; h < r.extent[1]; ++h, to += r.extent[2] * c) {
-      const i64 id = r.first[0] + d * r.step[0], ih = r.first[1] + h * r.step[1];
-      const bool inside = id >= 0 && id < w.axis[0].in_size && ih >= 0 && ih < w.axis[1].in_size && begin < end;
-      const T* from = in.data;
-      if (inside) from += id * in.stride[0] + ih * in.stride[1] + (column + begin * step) * in.stride[2];
-      if (adjacent || !inside) {
-        k.copy(from, 0, to, 0, 1, inside ? begin * c : 0, inside ? end * c : 0, r.extent[2] * c);
-      } else {
-        k.copy(from, 0, to, 0, 1, 0, 0, begin * c);
-        k.copy(from, step * in.stride[2], to + begin * c, c, end - begin, 0, c, c);
-        k.copy(from, 0, to + end * c, 0, 1, 0, 0, (r.extent[2] - end) * c);
-      }
-    }
-  return readable(dense(at.patch, r.extent, c));
-}
 
 template <class T>
 void Task<T>::transform_inputs(const Winograd::Family& f, const Pixels<const T>& in) const {
@@ -164,23 +59,11 @@ void Task<T>::transform_inputs(const Winograd::Family& f, const Pixels<const T>&
   const i64 rows[3] = {box.images, box.size[0], box.size[1]}, plane = tiles * at.pitch;
   T* v = at.inputs;
   each(rows, [&](const i64* row) {
+    Pixels<const T> x = in;
+    x.data += row[0] * in.image;
     for (i64 phase = 0; phase < f.ins; ++phase) {
-      const Reach r = reach(f, Phases(f, &Winograd::Class::in, phase), row + 1, chain.before);
-      Pixels<const T> x = in;
-      x.data += row[0] * in.image;
-      Grid<const T> from{x.data, {}, r.advance * in.stride[2]};
-      for (int i = 0; i < 3; ++i) from.data += r.first[i] * in.stride[i], from.stride[i] = r.step[i] * in.stride[i];
-      Grid<T> to = dense(v + phase * w.channels, chain.after, plane);
-      to.tile = at.pitch;
-      const auto move = [&](i64 tile, const Grid<const T>& source, i64 count) {
-        Grid<T> target = to;
-        target.data += tile * to.tile;
-        chain(source, target, count, w.channels, at.room, at.room_size);
-      };
-      from.data += r.begin * from.tile;
-      move(r.begin, from, r.end - r.begin);
-      for (i64 t = 0; t < box.size[2]; ++t)
-        if (t < r.begin || t >= r.end) move(t, patch(r, t, x), 1);
+      const Reach r(w, box, Side::in, f, Phases(f, &Winograd::Class::in, phase), row + 1, chain.before);
+      row_to_points(chain, k, r, x, box.size[2], w.channels, v + phase * w.channels, at.pitch, plane, {at.room, at.patch, at.room_size});
     }
     v += box.size[2] * at.pitch;
   });
@@ -230,7 +113,7 @@ void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const
 // Those outputs of a tile at the border that exist.
 template <class T>
 void Task<T>::place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const {
-  const Columns c = r.columns(tile, w.axis[2].out_size);
+  const Columns c = r.columns(tile);
   if (c.begin == c.end) return;
   for (i64 d = 0; d < r.extent[0]; ++d)
     for (i64 h = 0; h < r.extent[1]; ++h) {
@@ -266,7 +149,7 @@ void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, const Pixels
   Grid<const T> m = readable(dense(at.products, chain.before, w.block));
   m.tile = at.product_pitch;
   each(rows, [&](const i64* row) {
-    const Reach r = reach(po, row + 1, chain.after);
+    const Reach r(w, box, Side::out, f, po, row + 1, chain.after);
     Pixels<T> y = to;
     y.data += row[0] * to.image;
     Grid<T> target{y.data + r.begin * r.advance * to.stride[2], {}, r.advance * to.stride[2]};
@@ -313,15 +196,6 @@ void compute(const Task<T>& t, const Pixels<const T>& in, bool inputs_stay, std:
   }
 }
 
-// A box's inputs with adjacent channels: as they lie, or turned.
-template <class T>
-Pixels<const T> pixels_of(const Task<T>& t, View<const T> in) {
-  if (in.stride[1] == 1 || t.w.channels == 1) return {in.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}};
-  for (int i = 0; i < 3; ++i) in.data += t.box.in_begin[i] * in.stride[2 + i];
-  if (volume(t.box.in_size)) gather_pixels(t.k, in, t.box.in_size, t.w.channels, t.box.images, t.at.pixels, t.at.pixel_pitch);
-  return packed_pixels<const T>(t.at.pixels, t.box.in_size, t.at.pixel_pitch, t.box.in_begin);
-}
-
 }  // namespace
 
 template <class T, class S>
@@ -335,7 +209,7 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
     const TileBox& box = t.box;
     View<const T> from = in;
     from.data += box.image * in.stride[0] + group * w.channels * in.stride[1];
-    const Pixels<const T> pixels = pixels_of(t, from);
+    const Pixels<const T> pixels = pixels_of(k, from, box.in_begin, box.in_size, w.channels, box.images, t.at.pixels, t.at.pixel_pitch);
     const T* weights = packed + group * w.blocks * w.block * w.channels * w.weights;
     const i64 first = turn * w.blocks_per_run, last = std::min(w.blocks, first + w.blocks_per_run);
     std::vector<PointRows<T>> rows;

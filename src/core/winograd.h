@@ -67,6 +67,8 @@ struct Winograd {
   i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
   int lanes, threads;
 
+  // Boxes of so many tiles at most.
+  void grow_box(i64 most);
   i64 boxes() const { return ceil_div(batch, images) * around(); }
   i64 around() const {
     return ceil_div(axis[0].tiles, axis[0].box) * ceil_div(axis[1].tiles, axis[1].box) * ceil_div(axis[2].tiles, axis[2].box);
@@ -97,7 +99,7 @@ struct Winograd {
 
  private:
   void make_families();
-  void choose_box(i64 element_bytes);
+  i64 room_of_box(i64 element_bytes) const;  // tiles
 };
 
 // Estimated cycles on one thread, to compare with those of the direct kernels; with or without transforming the weights.

@@ -77,7 +77,7 @@ Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int ti
   blocks = ceil_div(outputs, block);
   for (int i = 0; i < 3; ++i) axis[i] = make_axis(spec.axis[i], forward, tile);
   make_families();
-  choose_box(element_bytes);
+  grow_box(room_of_box(element_bytes));
   room = std::max(points * std::max(channels, block), kRoomBytes / element_bytes);
   // Three transforms one after the other would triple the rounding of sums as long as the direct ones.
   const auto transformed = std::count_if(axis, axis + 3, [](const Along& a) { return a.classes.front().taps > 1; });
@@ -109,8 +109,8 @@ void Winograd::make_families() {
       }
 }
 
-// Boxes grow from the row outwards, as those of plan.h, until they hold the tiles that the caches have room for.
-void Winograd::choose_box(i64 element_bytes) {
+// The tiles that the caches have room for.
+i64 Winograd::room_of_box(i64 element_bytes) const {
   i64 inputs = 0, products = 0, sums = block * element_bytes;
   for (const Family& f : families) {
     inputs = std::max(inputs, f.points * f.ins * channels * element_bytes);
@@ -119,14 +119,18 @@ void Winograd::choose_box(i64 element_bytes) {
   for (const Along& a : axis) sums *= a.tile * a.out_stride;
   const i64 weight_bytes = weights * channels * blocks * block * element_bytes;
   const i64 most = weight_bytes <= kFewWeightBytes ? kFewInputBytes : weight_bytes <= kManyWeightBytes / 4 ? kInputBytes : kManyInputBytes;
-  const i64 room = std::max(kFewestTiles, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
+  return std::max(kFewestTiles, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
+}
+
+// Boxes grow from the row outwards, as those of plan.h.
+void Winograd::grow_box(i64 most) {
   for (Along& a : axis) a.box = 1;
   images = 1;
-  axis[2].box = even(axis[2].tiles, room);
-  if (axis[2].box == axis[2].tiles) axis[1].box = even(axis[1].tiles, room / axis[2].box);
-  if (axis[1].box == axis[1].tiles) axis[0].box = even(axis[0].tiles, room / (axis[1].box * axis[2].box));
+  axis[2].box = even(axis[2].tiles, most);
+  if (axis[2].box == axis[2].tiles) axis[1].box = even(axis[1].tiles, most / axis[2].box);
+  if (axis[1].box == axis[1].tiles) axis[0].box = even(axis[0].tiles, most / (axis[1].box * axis[2].box));
   const i64 image = axis[0].box * axis[1].box * axis[2].box;
-  if (around() == 1) images = even(std::max<i64>(batch, 1), room / image);
+  if (around() == 1) images = even(std::max<i64>(batch, 1), most / image);
   tiles = image * images;
   in_positions = out_positions = 1;
   for (const Along& a : axis) {

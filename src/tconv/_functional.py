@@ -67,9 +67,13 @@ def prepare(problem: Problem, forward: bool, dtype: str, kernel: str, threads: i
     shape = problem.output_shape if forward else problem.input_shape
     check_memory(shape, _BYTES[dtype], problem.spec)
     core = core_problem(problem)
+    _check_algorithm(core, problem, forward, kernel)
+    return Prepared(problem, _core.Stencil(core, forward, dtype, kernel, threads, pack_always), shape)
+
+
+def _check_algorithm(core: _core.Problem, problem: Problem, forward: bool, kernel: str) -> None:
     if reason := _core.refusal(core, forward, kernel):
         raise ArgumentError("algorithm", kernel, f"cannot compute this problem: {reason}", problem.spec)
-    return Prepared(problem, _core.Stencil(core, forward, dtype, kernel, threads, pack_always), shape)
 
 
 _PLAIN = {int, str, type(None)}
@@ -263,7 +267,8 @@ def conv_transpose_grad_weight(
     `kernel_size` holds one int per axis; unbatched arrays need it so, since (C, H, W) and (N, C, L) look alike: a single
     int means arrays with a batch axis. All other arguments, and the errors, are those of `conv_transpose`. The
     gradient with respect to bias is the sum of `grad` over all axes but the channels; `conv_transpose_grads` has it. (Where
-    x or `grad` holds a NaN or an infinity, taps that meet it only beyond the border may become NaN too.)
+    x or `grad` holds a NaN or an infinity, taps that meet it only beyond the border may become NaN too, and with Winograd's
+    tiles all taps of a stride phase.)
 
     >>> import numpy as np, tconv
     >>> x, grad = np.ones((1, 2, 4, 4), np.float32), np.ones((1, 3, 8, 8), np.float32)
@@ -282,6 +287,7 @@ def conv_transpose_grad_weight(
     w = result(out, problem.spec.weight_shape, x.dtype, [x, grad], problem.spec)
     kernel, count = kernel_for(algorithm), thread_count(threads)
     core = core_problem(problem)
+    _check_algorithm(core, problem, True, kernel)
     data, dy = readable(x, dtype, count), readable(grad, dtype, count)
     w = into(w, dtype, lambda to: _core.grad_weight(core, kernel, data, dy, to, count), count)
     return w if home is None else home(w)
@@ -352,6 +358,7 @@ def conv_transpose_grads(
         prepared = _backward(grad.shape, w.shape, size, grad.dtype, kernel, count, words)
         by_x = write(new(x.shape, x.dtype), partial(prepared.stencil.apply, stored(grad), stored(w), None))
     if "weight" in asked:
+        _check_algorithm(core, problem, True, kernel)
         check_memory(w.shape, dtype.itemsize, problem.spec)
         data = readable(x, dtype, count)
         by_w = into(new(w.shape, x.dtype), dtype, lambda to: _core.grad_weight(core, kernel, data, dy, to, count), count)

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ways to compute a problem, by name.
+#pragma once
+
+namespace tconv {
+
+// positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h). depthwise: lanes over the groups of
+// depthwise layers (depthwise.h). direct: the fastest of these. winograd: winograd.h with its default tiles, or with tiles of 2
+// or 4 positions. automatic: the fastest of all whose error stays small. The weight's gradient has one direct way, whatever its name.
+enum class Method { automatic, direct, positions, channels, depthwise, winograd, winograd2, winograd4 };
+constexpr const char* kMethods[] = {"auto", "direct", "positions", "channels", "depthwise", "winograd", "winograd2", "winograd4"};
+constexpr const char* name(Method m) { return kMethods[int(m)]; }
+constexpr int tile_of(Method m) { return m == Method::winograd2 ? 2 : m == Method::winograd4 ? 4 : 0; }
+
+// Channels enough to feed the products between Winograd's transforms.
+constexpr int kWinogradChannels = 16;
+
+}  // namespace tconv
