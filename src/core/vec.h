@@ -59,8 +59,9 @@ struct MultiplyAdd {
 #if defined(__x86_64__)
 // Words are pairs of bfloat16, whose two products are added. (AVX-512 BF16; written so, it needs neither a flag nor a header.)
 struct DotProduct {
-  static Vec<float, 16> spread(const float& row) {  // once for all vectors of lanes: two loads a cycle are the limit
-    Vec<float, 16> all;
+  template <class T>
+  static Vec<T, 16> spread(const T& row) {  // once for all vectors of lanes: two loads a cycle are the limit
+    Vec<T, 16> all;
     asm("vbroadcastss %1, %0" : "=v"(all) : "m"(row));
     return all;
   }
