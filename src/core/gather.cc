@@ -286,7 +286,7 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   // Images enough for full tiles, but few enough for the caches and for all threads to have work.
   const i64 input = slab_inputs * channels * element_bytes, sums = slab_outputs * block * element_bytes, count = i64(slabs.size());
   images = std::clamp<i64>(std::min(kInputBytes / std::max<i64>(input, 1), kSumsBytes / sums), 1,
-                           std::max<i64>(1, ceil_div(batch * groups * count, 4 * threads)));
+                           std::max<i64>(1, std::min(batch, ceil_div(batch * groups * count, 4 * threads))));
   const i64 tasks = std::max<i64>(1, ceil_div(batch, images) * groups * count);
   blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(2 * threads, tasks) : 1));
   runs = ceil_div(blocks, blocks_per_run);

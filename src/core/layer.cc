@@ -10,8 +10,13 @@ namespace {
 // Work that is worth waking another thread for: some tens of microseconds.
 constexpr double kCyclesPerThread = 1e5;
 
-// Of packing a weight: the forward layer's output channels lie near one another, an input gradient's are pages apart.
-constexpr double kPackPositions[] = {1.5, 1}, kPackChannels[] = {0.5, 2.5};
+// Cycles of packing an element of a weight, and how many more where the weight is too large for the caches: an input gradient's lanes are
+// pages apart, and of few taps only small squares are transposed.
+double pack_positions(Direction dir, i64 taps, double large) {
+  return (dir == Direction::forward ? 1.8 : taps < 8 ? 2.4 : 0.9) + 2.0 * large;
+}
+double pack_channels(Direction dir, double large) { return dir == Direction::forward ? 0.6 + 0.8 * large : 0.7 + 1.2 * large; }
+constexpr double kLargeWeight = 32 << 20;  // bytes
 
 constexpr double kMostTurned = 4 << 20;  // bytes
 
@@ -42,14 +47,17 @@ bool stands_for(Method asked, Method method) {
 std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa, Method asked, const Plan& by_positions, i64 bytes,
                                 Use use) {
   const int lanes = bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
+  const double weight = double(spec.in_channels * by_positions.taps * spec.out_channels / spec.groups);
+  const double large = std::min(1.0, weight * double(bytes) / kLargeWeight);
   const auto packed = [&](i64 weights, double each) { return use.pack_always ? double(weights) * each : 0.0; };
   const auto estimate = [&](Method method) {
     switch (method) {
       case Method::positions:
-        return cycles(by_positions, use.channels_last) + packed(by_positions.weight_elements(), kPackPositions[int(dir)]);
+        return cycles(by_positions, use.channels_last) +
+               packed(by_positions.weight_elements(), pack_positions(dir, by_positions.taps, large));
       case Method::channels: {
         const Gather plan(spec, dir, 1, lanes, bytes);
-        return cycles(plan, use.channels_last) + packed(plan.weight_elements(), kPackChannels[int(dir)]);
+        return cycles(plan, use.channels_last) + packed(plan.weight_elements(), pack_channels(dir, large));
       }
       case Method::depthwise:
         return cycles(Depthwise(spec, dir, 1), lanes, use.channels_last);

@@ -16,7 +16,8 @@ constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a vector of the output, one that is transposed, and what tiles take beyond their model;
 // a tile, however short its sums.
-constexpr double kPackCycles = 0.4, kWriteCycles = 6, kRowCycles = 15, kTurnCycles = 7, kTileFactor = 1.1, kTileCycles = 15;
+constexpr double kPackCycles = 0.4, kWriteCycles = 6, kRowCycles = 15, kTurnCycles = 7, kTileFactor = 1.1, kTileCycles = 15,
+                 kBoxCycles = 400;                     // of a group
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
@@ -382,8 +383,11 @@ double cycles(const Plan& p, bool channels_last) {
   const i64 phases = i64(w.in_phases.size());
   const double lines = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(phases > 1 ? phases : 0);
   const double split = channels_last ? 0.0 : (phases > 4 ? 35.0 : 10.0) * lines;
-  const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) : 0.0;
-  return double(p.groups) * (boxes * p.box_cycles + kWriteCycles * written + (channels_last ? 0.0 : kRowCycles) * rows + split + turned);
+  // Of adjacent channels, a phase's columns lie that many pixels apart.
+  const double apart = phases > 4 ? 0.06 * double(phases) : 0.0;
+  const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) + apart * packed : 0.0;
+  return double(p.groups) *
+         (boxes * (p.box_cycles + kBoxCycles) + kWriteCycles * written + (channels_last ? 0.0 : kRowCycles) * rows + split + turned);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {

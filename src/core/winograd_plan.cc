@@ -154,7 +154,9 @@ double cycles(const Winograd& w, bool with_weights) {
                moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
   // Weights too many for a share of the third-level cache hold everything up.
   const double read = weights * (w.lanes >= 8 ? 4 : 8) > double(kManyWeightBytes) ? 0.45 : 0.15;
-  const double all = tiles * (products + transforms) + moved + read * double(w.boxes()) * weights + (with_weights ? 2.2 * weights : 0.0);
+  const double large = std::clamp(1.5 * weights * (w.lanes >= 8 ? 4 : 8) / double(kManyWeightBytes) - 0.5, 0.0, 1.0);
+  const double all =
+      tiles * (products + transforms) + moved + read * double(w.boxes()) * weights + (with_weights ? (1 + 1.5 * large) * weights : 0.0);
   return kAgainstDirect * double(w.groups) * all;
 }
 
