@@ -87,7 +87,7 @@ def _complaint(name: str, old: int | None, new: int | None) -> str | None:
 
 
 def cases() -> dict[str, Callable[[], object]]:
-    """What is counted: every problem through Operator and through conv_transpose."""
+    """What is counted: every problem through Operator, conv_transpose and both gradients."""
     found: dict[str, Callable[[], object]] = {}
     for line in PROBLEMS:
         spec = Spec.parse(line)
@@ -102,6 +102,9 @@ def cases() -> dict[str, Callable[[], object]]:
         operator, out = tconv.Operator(w, **words), np.empty(spec.output_shape, np.float32)
         found[f"Operator        {line}"] = partial(operator, x, out=out)
         found[f"conv_transpose  {line}"] = partial(tconv.conv_transpose, x, w, out=out, **words)
+        grad, by_x, by_w = np.random.default_rng(1).standard_normal(out.shape, np.float32), np.empty_like(x), np.empty_like(w)
+        found[f"grad_input      {line}"] = partial(tconv.conv_transpose_grad_input, grad, w, spec.input_size, out=by_x, **words)
+        found[f"grad_weight     {line}"] = partial(tconv.conv_transpose_grad_weight, x, grad, spec.kernel_size, out=by_w, **words)
     return found
 
 
