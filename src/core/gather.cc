@@ -346,13 +346,14 @@ bool whole_blocks(const Gather& g, const Epilogue<T>& epilogue, const View<S>& o
 
 template <class T, class S>
 void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
-  const i64 slabs = i64(g.slabs.size());
+  // Places one after another, groups and runs last: threads at work together do not write to the same lines of adjacent channels.
+  const i64 slabs = i64(g.slabs.size()), places = ceil_div(g.batch, g.images) * slabs;
   const bool stream = g.large, whole = whole_blocks(g, epilogue, out);
   const T* bias = epilogue.bias;
-  parallel_for(ceil_div(g.batch, g.images) * g.groups * slabs * g.runs, g.threads, [&](i64 task) {
-    const i64 turn = task % g.runs, group = task / g.runs % g.groups;
-    const Gather::Slab& slab = g.slabs[std::size_t(task / (g.runs * g.groups) % slabs)];
-    const i64 first_image = task / (g.runs * g.groups * slabs) * g.images, images = std::min(g.images, g.batch - first_image);
+  parallel_for(places * g.groups * g.runs, g.threads, [&](i64 task) {
+    const i64 place = task % places, turn = task / places % g.runs, group = task / places / g.runs;
+    const Gather::Slab& slab = g.slabs[std::size_t(place % slabs)];
+    const i64 first_image = place / slabs * g.images, images = std::min(g.images, g.batch - first_image);
     i64 in_size[3], out_size[3], in_begin[3] = {}, out_begin[3] = {};
     in_begin[g.cut] = slab.in_begin, out_begin[g.cut] = slab.out_begin;
     for (int i = 0; i < 3; ++i) {

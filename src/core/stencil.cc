@@ -403,8 +403,9 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, 
       p.batch * p.groups * p.outputs * p.axis[0].out_size * p.axis[1].out_size * p.axis[2].out_size * i64(sizeof(T)) >= kStreamBytes;
   const i64 unit_rows = p.unit_rows();
   parallel_for(tasks.count(), p.threads, [&](i64 task) {
-    const i64 turn = task % tasks.runs, chunk = task / tasks.runs % tasks.chunks;
-    const Box box = tasks.boxes(p, task / (tasks.runs * tasks.chunks));
+    // Boxes one after another, as in gather.cc.
+    const i64 places = tasks.boxes.count(), turn = task / places % tasks.runs, chunk = task / places / tasks.runs;
+    const Box box = tasks.boxes(p, task % places);
     const i64 last_group = std::min(p.groups, (chunk + 1) * tasks.groups_at_once);
     const Strips strips(p, box, k.lanes);
     const std::vector<Stretch> stretches = adjacent(p, in.stride) ? panel_stretches(p, in.stride, box) : std::vector<Stretch>();
