@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole networks in PyTorch, before and after `tconv.torch.swap_`: `python -m bench models`, and tables of its results.
 
-Everything runs in one process, rounds interleaved: in each, every variant runs once, and medians over the rounds are kept.
+Every variant of a network runs in a process of its own (in_networks.py), rounds interleaved, and medians over the rounds are kept. What the
+transposed convolutions of a network take is measured where they are, between hooks.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import statistics
 import time
@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tconv._bench import machine
+from tconv._bench.measure import processes
 from tconv._bench.roofline import geometric_mean
 
 from . import checkout
 from .checkout import ROOT
+from .in_networks import inference
 from .regions import fill
 from .store import now
 
-FORMAT = "models-1"
+FORMAT = "models-2"
 MODES = ("eager", "compiled")
 
-Variants = dict[str, Callable[[], object]]
+VARIANTS = {"inference": ("torch", "swapped", "folded"), "training step": ("torch", "swapped")}
 
 
 class Settings(NamedTuple):
@@ -43,92 +45,41 @@ def run(settings: Settings) -> dict[str, Any]:
     """All measurements."""
     import torch
 
-    from .networks import NETWORKS
-
-    torch.set_num_threads(settings.threads)
-    torch._dynamo.config.recompile_limit = 64  # five variants of a network are compiled from the same code
     data: dict[str, Any] = {"format": FORMAT, "machine": machine.facts(), "commit": checkout.commit(), "torch": torch.__version__,
-                            "started": now(), "settings": settings._asdict(), "networks": [], "layers": []}  # fmt: skip
+                            "started": now(), "settings": settings._asdict(), "networks": []}  # fmt: skip
     for name in settings.networks:
-        network = NETWORKS[name]
-        width, size = network.small if settings.small else network.usual
-        torch.manual_seed(0)
-        model, inputs = network.build(width), network.inputs(width, size)
-        data["layers"] += [{"network": name, **row} for row in _layers(model, inputs, settings.rounds)]
         for mode in settings.modes:
-            data["networks"] += [{"network": name, "mode": mode, "width": width, "size": size, "what": what,
-                                  "seconds": _timed(variants, settings.rounds)}
-                                 for what, variants in _variants(model, inputs, mode).items()]  # fmt: skip
-            print(f"{name} {mode}: {data['networks'][-2:]}", flush=True)
+            for what in VARIANTS:
+                data["networks"].append(_network(name, mode, what, settings))
+                print(f"{name} {mode} {what}: {data['networks'][-1]['seconds']}", flush=True)
+    torch.set_num_threads(settings.threads)
     data["overhead"], data["beside"] = _overhead(settings.rounds), _beside(settings.rounds)
     return data | {"load": machine.load()}
 
 
-def _variants(model: Any, inputs: tuple[Any, ...], mode: str) -> dict[str, Variants]:
-    """Inference and a training step of a network as it is, swapped, and folded."""
-    import torch
-
-    import tconv.torch
-
-    compiled = torch.compile if mode == "compiled" else lambda model: model
-    swapped, folded = copy.deepcopy(model), copy.deepcopy(model).eval()
-    tconv.torch.swap_(swapped)
-    tconv.torch.fold_(folded)
-    inference = {"torch": copy.deepcopy(model).eval(), "swapped": copy.deepcopy(swapped).eval(), "folded": folded}
-    training = {"torch": copy.deepcopy(model).train(), "swapped": swapped.train()}
-    return {"inference": {name: _inference(compiled(m), inputs) for name, m in inference.items()},
-            "training step": {name: _training(compiled(m), inputs) for name, m in training.items()}}  # fmt: skip
-
-
-def _inference(model: Any, inputs: tuple[Any, ...]) -> Callable[[], object]:
-    import torch
-
-    def call() -> None:
-        with torch.no_grad():
-            model(*inputs)
-
-    return call
-
-
-def _training(model: Any, inputs: tuple[Any, ...]) -> Callable[[], object]:
-    import torch
-
-    from .networks import train
-
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
-    return lambda: train(model, inputs, 1, optimiser)
-
-
-def _layers(model: Any, inputs: tuple[Any, ...], rounds: int) -> list[dict[str, Any]]:
-    """Every transposed convolution of a network alone, on the input it gets there: forward, and forward with backward."""
-    import torch
-
-    import tconv.torch
-
-    seen: dict[str, Any] = {}
-    found = {name: m for name, m in model.named_modules() if type(m).__name__.startswith("ConvTranspose")}
-    hooks = [m.register_forward_pre_hook(lambda _, x, name=name: seen.__setitem__(name, x[0].detach())) for name, m in found.items()]
-    with torch.no_grad():
-        model(*inputs)
-    for hook in hooks:
-        hook.remove()
-    rows = []
-    for name, theirs in found.items():
-        mine = copy.deepcopy(theirs)
-        tconv.torch.swap_(mine)
-        x = seen[name].clone().requires_grad_()
-        pairs = {"torch": theirs, "swapped": mine}
-        rows.append({"layer": name, "shape": list(x.shape), "module": repr(theirs),
-                     "inference": _timed({key: _inference(m, (x,)) for key, m in pairs.items()}, rounds),
-                     "training": _timed({key: _both_ways(m, x) for key, m in pairs.items()}, rounds)})  # fmt: skip
-    return rows
-
-
-def _both_ways(layer: Any, x: Any) -> Callable[[], object]:
-    import torch
-
-    g = torch.ones_like(layer(x)).cumsum(-1)
-    return lambda: torch.autograd.grad(layer(x), (x, *layer.parameters()), g)
+def _network(name: str, mode: str, what: str, settings: Settings) -> dict[str, Any]:
+    """Medians of every variant, each in a process of its own that stands still while the others run."""
+    sizes, limit = "small" if settings.small else "usual", 900.0
+    names = VARIANTS[what]
+    with processes(names, settings.threads, "bench.in_networks") as (running, said):
+        if wrong := {variant: answer["reason"] for variant, answer in said.items() if "reason" in answer}:
+            raise SystemExit(f"bench: {wrong}")
+        made = [process.ask(limit, do="prepare", network=name, mode=mode, what=what, variant=variant, sizes=sizes)
+                for variant, process in running.items()]  # fmt: skip
+        seconds: dict[str, list[float]] = {variant: [] for variant in names}
+        for _ in range(settings.rounds):
+            for variant, process in running.items():
+                seconds[variant] += process.ask(limit, do="time", warm=1, inner=1, count=1, within=limit)["seconds"]
+        found = {"network": name, "mode": mode, "what": what, **made[0],
+                 "seconds": {variant: statistics.median(times) for variant, times in seconds.items()}}  # fmt: skip
+        if mode == "eager":
+            shares = {
+                variant: running[variant].ask(limit, do="layers", count=settings.rounds)["layers"] for variant in ("torch", "swapped")
+            }
+            found["layers"] = [{"network": name, "layer": theirs["layer"], "shape": theirs["shape"], "module": theirs["module"],
+                                "seconds": {"torch": theirs["seconds"], "swapped": mine["seconds"]}}
+                               for theirs, mine in zip(shares["torch"], shares["swapped"], strict=True)]  # fmt: skip
+    return found
 
 
 def _overhead(rounds: int) -> dict[str, float]:
@@ -145,7 +96,7 @@ def _overhead(rounds: int) -> dict[str, float]:
     arrays = [tensor.numpy(force=True) for tensor in (x, layer.weight, layer.bias)]
     plan.stencil.pack(arrays[1], packed)
     theirs = torch.nn.ConvTranspose2d(8, 8, 3, 2, 1)
-    calls: Variants = {"core": lambda: plan.stencil.run(arrays[0], packed, arrays[2], out), "module": lambda: layer(x),
+    calls: dict[str, Callable[[], object]] = {"core": lambda: plan.stencil.run(arrays[0], packed, arrays[2], out), "module": lambda: layer(x),
                        "function": lambda: tconv.torch.conv_transpose2d(x, layer.weight, layer.bias, 2, 1),
                        "PyTorch's module": lambda: theirs(x)}  # fmt: skip
     repeated = {name: _repeated(call, 500) for name, call in calls.items()}
@@ -162,8 +113,8 @@ def _beside(rounds: int) -> dict[str, float]:
 
     conv, layer = torch.nn.Conv2d(64, 64, 3, padding=1), tconv.torch.ConvTranspose2d(64, 64, 4, 2, 1)
     x = torch.randn(1, 64, 32, 32)
-    theirs, mine = _inference(conv, (x,)), _inference(layer, (x,))
-    both = _inference(lambda x: (conv(x), layer(x)), (x,))
+    theirs, mine = inference(conv, (x,)), inference(layer, (x,))
+    both = inference(lambda x: (conv(x), layer(x)), (x,))
     return _timed({name: _repeated(call, 20) for name, call in {"PyTorch": theirs, "tconv": mine, "in turns": both}.items()}, rounds, 20)
 
 
@@ -175,7 +126,7 @@ def _repeated(call: Callable[[], object], times: int) -> Callable[[], object]:
     return calls
 
 
-def _timed(variants: Variants, rounds: int, calls: int = 1) -> dict[str, float]:
+def _timed(variants: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
     """Median seconds of every variant, whose rounds alternate."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for call in variants.values():
@@ -210,15 +161,15 @@ def networks_table(data: dict[str, Any]) -> str:
 
 
 def shares_table(data: dict[str, Any]) -> str:
-    """The transposed convolutions of every network alone, added up, and the geometric mean over all layers."""
+    """The transposed convolutions where they are in every network, added up, and the geometric mean over all layers."""
+    rows = {what: [layer for row in data["networks"] if row["what"] == what for layer in row.get("layers", ())] for what in VARIANTS}
     lines = []
-    for name in [*dict.fromkeys(row["network"] for row in data["layers"]), "all layers"]:
-        members = [row for row in data["layers"] if name in (row["network"], "all layers")]
-        cells = [name, str(len(members))]
-        for what in ("inference", "training"):
-            theirs, mine = (sum(row[what][key] for row in members) for key in ("torch", "swapped"))
-            mean = geometric_mean(row[what]["torch"] / row[what]["swapped"] for row in members) or 0.0
-            cells += [_ms(theirs), _ms(mine), f"{mean:.2f}x"]
+    for name in [*dict.fromkeys(row["network"] for row in rows["inference"]), "all layers"]:
+        cells = [name, str(sum(name in (row["network"], "all layers") for row in rows["inference"]))]
+        for members in rows.values():
+            pairs = [row["seconds"] for row in members if name in (row["network"], "all layers")]
+            theirs, mine = (sum(pair[key] for pair in pairs) for key in ("torch", "swapped"))
+            cells += [_ms(theirs), _ms(mine), f"{geometric_mean(pair['torch'] / pair['swapped'] for pair in pairs) or 0.0:.2f}x"]
         lines.append(cells)
     heads = ["network", "layers", "forward, torch.nn, ms", "ours, ms", "geometric mean", "with backward, torch.nn, ms", "ours, ms",
              "geometric mean"]  # fmt: skip

@@ -82,12 +82,12 @@ class Worker:
         return (time.perf_counter() - start) / inner
 
 
-def serve(make: Callable[[], Any]) -> None:
+def serve(make: Callable[[], Any], kind: type[Worker] = Worker) -> None:
     """Answer requests about the peer that `make` gives until stdin ends."""
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
-    worker = Worker(make)
+    worker = kind(make)
     for line in sys.stdin:
         request = json.loads(line)
         try:
