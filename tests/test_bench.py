@@ -402,7 +402,7 @@ def test_the_guard_fails_on_growth_and_on_what_it_does_not_know(capsys):
 
 def test_the_guard_counts_every_class():
     assert {classify(Spec.parse(problem)) for problem in guard.PROBLEMS} == {layer.kind for layer in EVERY} | {"tiny"}
-    assert len(guard.cases()) == 2 * len(guard.PROBLEMS)
+    assert len(guard.cases()) == 4 * len(guard.PROBLEMS)
 
 
 def test_the_guard_is_a_command_that_refuses_without_valgrind(tmp_path):

@@ -228,6 +228,9 @@ View<T> turned(const View<T>& v, bool weight) {
   return {v.data, {weight ? v.stride[0] : 0, v.stride[1], v.stride[3], v.stride[4], weight ? 0 : v.stride[0]}};
 }
 
+// What the sums of a task's points may take: of large strides in three dimensions they are many.
+constexpr i64 kMostSumsBytes = 16 << 20;
+
 // Whether Winograd's transforms are asked for, or estimated to be faster: on one thread, as the choice must not hang on their number.
 bool by_winograd(const Spec& spec, const Isa& isa, Method method, const GradWeight& direct, bool channels_last) {
   const i64 bytes = direct.element_bytes;
@@ -238,7 +241,7 @@ bool by_winograd(const Spec& spec, const Isa& isa, Method method, const GradWeig
   if (!why.empty()) return false;
   const WinogradGrad plan(spec, isa, tile_of(method), 1, bytes);
   if (plan.tiles.boxes() == 0) return false;  // zeros
-  return method != Method::automatic || cycles(plan, channels_last) < direct.cycles;
+  return method != Method::automatic || (plan.products() * bytes <= kMostSumsBytes && cycles(plan, channels_last) < direct.cycles);
 }
 
 }  // namespace
