@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounding errors of Winograd's tiles beside those of the direct kernels: `python -m bench.winograd` prints the table of docs/performance.md.
+"""Rounding errors of Winograd's tiles beside those of the direct kernels: `python -m bench.winograd` prints the tables of docs/performance.md.
 
 RMS of the error over RMS of the result, against the direct kernel in float64, on normal random numbers.
 """
@@ -12,25 +12,41 @@ LAYERS = [("1-D k4 s2", (200,), 4, 2), ("1-D k5 s2", (200,), 5, 2), ("2-D k4 s2"
           ("2-D k5 s2", (16, 16), 5, 2), ("2-D k3 s1", (16, 16), 3, 1), ("2-D k6 s2", (16, 16), 6, 2), ("3-D k3 s2", (5, 5, 5), 3, 2),
           ("3-D k4 s2", (5, 5, 5), 4, 2), ("3-D k3 s1", (6, 6, 6), 3, 1)]  # fmt: skip
 METHODS = ("direct", "winograd", "winograd2", "winograd4")
-CHANNELS = (16, 64, 256, 1024)
+CHANNELS, IMAGES = (16, 64, 256, 1024), (1, 4, 16)  # what a sum is as long as: input channels forward, images by the weight
 
 
-def error(size: tuple[int, ...], kernel: int, stride: int, channels: int, method: str) -> float:
+def forward(size: tuple[int, ...], kernel: int, stride: int, channels: int) -> list[float]:
+    """Of the layer with 32 outputs and so many input channels, by every method."""
     rng = np.random.default_rng([channels, kernel, stride])
     x = rng.standard_normal((1, channels, *size), np.float32)
     w = rng.standard_normal((channels, 32, *[kernel] * len(size)), np.float32)
     exact = tconv.conv_transpose(x.astype(float), w.astype(float), stride=stride, padding=1, algorithm="direct")
-    found = tconv.conv_transpose(x, w, stride=stride, padding=1, algorithm=method)
+    return [_error(tconv.conv_transpose(x, w, stride=stride, padding=1, algorithm=method), exact) for method in METHODS]
+
+
+def by_weight(size: tuple[int, ...], kernel: int, stride: int, images: int) -> list[float]:
+    """Of the weight's gradient of a layer of 32 to 32 channels, over so many images."""
+    rng = np.random.default_rng([images, kernel, stride])
+    x = rng.standard_normal((images, 32, *size), np.float32)
+    grad = rng.standard_normal((images, 32, *[(n - 1) * stride + kernel - 2 for n in size]), np.float32)
+    words = {"kernel_size": [kernel] * len(size), "stride": stride, "padding": 1}
+    exact = tconv.conv_transpose_grad_weight(x.astype(float), grad.astype(float), algorithm="direct", **words)
+    return [_error(tconv.conv_transpose_grad_weight(x, grad, algorithm=method, **words), exact) for method in METHODS]
+
+
+def _error(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)))
 
 
 def main() -> None:
-    print("| layer | channels | direct | " + " | ".join(METHODS[1:]) + " |")
-    print("|---" * (2 + len(METHODS)) + "|")
-    for name, size, kernel, stride in LAYERS:
-        for channels in CHANNELS:
-            direct, *others = (error(size, kernel, stride, channels, method) for method in METHODS)
-            print(f"| {name} | {channels} | {direct:.1e} | " + " | ".join(f"{e / direct:.2f}" for e in others) + " |", flush=True)
+    for what, name, counts in ((forward, "channels", CHANNELS), (by_weight, "images", IMAGES)):
+        print(f"| layer | {name} | direct | " + " | ".join(METHODS[1:]) + " |")
+        print("| --- " * (2 + len(METHODS)) + "|")
+        for layer, size, kernel, stride in LAYERS:
+            for count in counts:
+                direct, *others = what(size, kernel, stride, count)
+                print(f"| {layer} | {count} | {direct:.1e} | " + " | ".join(f"{e / direct:.2f}" for e in others) + " |", flush=True)
+        print()
 
 
 if __name__ == "__main__":
