@@ -25,10 +25,11 @@ from .in_networks import inference
 from .regions import fill
 from .store import now
 
-FORMAT = "models-2"
+FORMAT = "models-3"
 MODES = ("eager", "compiled")
 
 VARIANTS = {"inference": ("torch", "swapped", "folded"), "training step": ("torch", "swapped")}
+SHARED = ("torch", "swapped")  # whose layers are timed
 
 
 class Settings(NamedTuple):
@@ -37,6 +38,7 @@ class Settings(NamedTuple):
     networks: list[str]
     modes: list[str]
     threads: int
+    starts: int
     rounds: int
     small: bool
 
@@ -53,33 +55,36 @@ def run(settings: Settings) -> dict[str, Any]:
                 data["networks"].append(_network(name, mode, what, settings))
                 print(f"{name} {mode} {what}: {data['networks'][-1]['seconds']}", flush=True)
     torch.set_num_threads(settings.threads)
-    data["overhead"], data["beside"] = _overhead(settings.rounds), _beside(settings.rounds)
+    turns = settings.starts * settings.rounds
+    data["overhead"], data["beside"] = _overhead(turns), _beside(turns)
     return data | {"load": machine.load()}
 
 
 def _network(name: str, mode: str, what: str, settings: Settings) -> dict[str, Any]:
-    """Medians of every variant, each in a process of its own that stands still while the others run."""
-    sizes, limit = "small" if settings.small else "usual", 900.0
-    names = VARIANTS[what]
-    with processes(names, settings.threads, "bench.in_networks") as (running, said):
+    """Medians of every variant over several starts of its process: where a process's memory lies makes some per cent of difference."""
+    starts = [_start(name, mode, what, settings) for _ in range(settings.starts)]
+    seconds = {variant: statistics.median(second for start in starts for second in start["seconds"][variant]) for variant in VARIANTS[what]}
+    layers = [{**alike[0], "seconds": {variant: statistics.median(layer["seconds"][variant] for layer in alike) for variant in SHARED}}
+              for alike in zip(*(start["layers"] for start in starts), strict=True)]  # fmt: skip
+    return {"network": name, "mode": mode, "what": what, **starts[0]["made"], "seconds": seconds, "layers": layers}
+
+
+def _start(name: str, mode: str, what: str, settings: Settings) -> dict[str, Any]:
+    """Rounds of every variant, each in a process of its own that stands still while the others run; and its layers, where it is not compiled."""
+    limit = 900.0
+    asked = {"network": name, "mode": mode, "what": what, "sizes": "small" if settings.small else "usual"}
+    with processes(VARIANTS[what], settings.threads, "bench.in_networks") as (running, said):
         if wrong := {variant: answer["reason"] for variant, answer in said.items() if "reason" in answer}:
             raise SystemExit(f"bench: {wrong}")
-        made = [process.ask(limit, do="prepare", network=name, mode=mode, what=what, variant=variant, sizes=sizes)
-                for variant, process in running.items()]  # fmt: skip
-        seconds: dict[str, list[float]] = {variant: [] for variant in names}
+        made = [process.ask(limit, do="prepare", variant=variant, **asked) for variant, process in running.items()]
+        seconds: dict[str, list[float]] = {variant: [] for variant in running}
         for _ in range(settings.rounds):
             for variant, process in running.items():
                 seconds[variant] += process.ask(limit, do="time", warm=1, inner=1, count=1, within=limit)["seconds"]
-        found = {"network": name, "mode": mode, "what": what, **made[0],
-                 "seconds": {variant: statistics.median(times) for variant, times in seconds.items()}}  # fmt: skip
-        if mode == "eager":
-            shares = {
-                variant: running[variant].ask(limit, do="layers", count=settings.rounds)["layers"] for variant in ("torch", "swapped")
-            }
-            found["layers"] = [{"network": name, "layer": theirs["layer"], "shape": theirs["shape"], "module": theirs["module"],
-                                "seconds": {"torch": theirs["seconds"], "swapped": mine["seconds"]}}
-                               for theirs, mine in zip(shares["torch"], shares["swapped"], strict=True)]  # fmt: skip
-    return found
+        shares = [running[variant].ask(limit, do="layers", count=settings.rounds)["layers"] for variant in SHARED if mode == "eager"]
+    layers = [{"network": name, **alike[0], "seconds": {variant: layer["seconds"] for variant, layer in zip(SHARED, alike, strict=True)}}
+              for alike in zip(*shares, strict=True)]  # fmt: skip
+    return {"made": made[0], "seconds": seconds, "layers": layers}
 
 
 def _overhead(rounds: int) -> dict[str, float]:
@@ -146,7 +151,7 @@ def settings_table(data: dict[str, Any]) -> str:
     """Where, when and of what the numbers are."""
     facts, settings = data["machine"], data["settings"]
     return (f"{facts['cpu']}, {settings['threads']} thread{'s' * (settings['threads'] > 1)}, PyTorch {data['torch']}, "
-            f"{data['started'][:10]}, commit {data['commit']}, medians of {settings['rounds']} interleaved rounds, float32"
+            f"{data['started'][:10]}, commit {data['commit']}, medians of {settings['starts']} starts of {settings['rounds']} interleaved rounds, float32"
             f"{', small networks, for a test of the program alone' if settings['small'] else ''}.")  # fmt: skip
 
 
@@ -162,7 +167,7 @@ def networks_table(data: dict[str, Any]) -> str:
 
 def shares_table(data: dict[str, Any]) -> str:
     """The transposed convolutions where they are in every network, added up, and the geometric mean over all layers."""
-    rows = {what: [layer for row in data["networks"] if row["what"] == what for layer in row.get("layers", ())] for what in VARIANTS}
+    rows = {what: [layer for row in data["networks"] if row["what"] == what for layer in row["layers"]] for what in VARIANTS}
     lines = []
     for name in [*dict.fromkeys(row["network"] for row in rows["inference"]), "all layers"]:
         cells = [name, str(sum(name in (row["network"], "all layers") for row in rows["inference"]))]
@@ -208,7 +213,8 @@ def main(words: list[str]) -> int:
     add("--networks", default="dcgan,unet,hifigan,vnet", help="default: %(default)s")
     add("--modes", default=",".join(MODES), help="default: %(default)s")
     add("--threads", type=int, default=2)
-    add("--rounds", type=int, default=15)
+    add("--starts", type=int, default=3, help="of every process (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="in every start (default: %(default)s)")
     add("--small", action="store_true", help="networks of a few channels: a test of this program")
     add("--name", default="models", help="of the file bench/results/NAME.json")
     add("--table", type=Path, metavar="RESULT", help="measure nothing: the tables of a file of results")
@@ -216,7 +222,7 @@ def main(words: list[str]) -> int:
     asked = parser.parse_args(words)
     if asked.table:
         return _show(json.loads(asked.table.read_text(encoding="utf-8")), asked.write)
-    data = run(Settings(asked.networks.split(","), asked.modes.split(","), asked.threads, asked.rounds, asked.small))
+    data = run(Settings(asked.networks.split(","), asked.modes.split(","), asked.threads, asked.starts, asked.rounds, asked.small))
     path = ROOT / "bench" / "results" / f"{asked.name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -267,7 +267,7 @@ def test_a_compiled_model_follows_a_swap_and_a_fold():
 def test_the_report_on_networks_can_be_made():
     before = torch.get_num_threads()
     try:
-        data = models.run(models.Settings(["dcgan", "vnet"], ["eager"], 1, 1, True))
+        data = models.run(models.Settings(["dcgan", "vnet"], ["eager"], 1, 2, 1, True))
     finally:
         torch.set_num_threads(before)
     assert {(row["network"], row["what"]) for row in data["networks"]} == {
