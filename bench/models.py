@@ -156,7 +156,7 @@ def settings_table(data: dict[str, Any]) -> str:
     """Where, when and of what the numbers are."""
     facts, settings = data["machine"], data["settings"]
     return (f"{facts['cpu']}, {settings['threads']} thread{'s' * (settings['threads'] > 1)}, PyTorch {data['torch']}, "
-            f"{data['started'][:10]}, commit {data['commit']}, medians of {settings['starts']} starts of {settings['rounds']} interleaved rounds, float32"
+            f"{data['started'][:10]}, commit {data['commit']}, medians of {settings['rounds']} interleaved rounds in each of {settings['starts']} start{'s' * (settings['starts'] > 1)}, float32"
             f"{', small networks, for a test of the program alone' if settings['small'] else ''}.")  # fmt: skip
 
 
