@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One variant of a network in a process of its own: `python -m bench.in_networks NETWORK/MODE/WHAT/VARIANT/SIZES THREADS`.
+"""One variant of a network in a process of its own: `python -m bench.in_networks VARIANT THREADS`.
 
 Variants that share a process share its heap as well: each frees memory that another one then takes, and they pay for one another's
-page faults. Requests are those of tconv's worker (tconv._bench.worker), without sample and peak, and
+page faults. Requests are "hello" and "time" of tconv's worker (tconv._bench.worker), and
 
-    {"do": "layers", "count": n}    -> median seconds of every transposed convolution in the network, over n calls: its shape and module
+    {"do": "prepare", "network": ..., "mode": ..., "what": ..., "variant": ..., "sizes": ...}    -> width and size of the network
+    {"do": "layers", "count": n}    -> of every transposed convolution in it: name, shape, module, and median seconds over n calls
 """
 
 from __future__ import annotations
@@ -50,9 +51,8 @@ class Variant(Worker):
         began: dict[str, float] = {}
 
         def begin(name: str) -> Callable[..., None]:
-            def hook(module: Any, x: Any, *rest: Any) -> None:
-                if not rest and x and hasattr(x[0], "shape"):
-                    shapes.setdefault(name, list(x[0].shape))
+            def hook(module: Any, x: Any) -> None:
+                shapes.setdefault(name, list(x[0].shape))  # the input's: backward comes later
                 began[name] = time.perf_counter()
 
             return hook

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from tconv._bench import machine
 from tconv._bench.measure import processes
@@ -51,7 +52,6 @@ def run(settings: Settings) -> dict[str, Any]:
     """All measurements."""
     import torch
 
-    os.environ.update(KEEPS_MEMORY)
     data: dict[str, Any] = {"format": FORMAT, "machine": machine.facts(), "commit": checkout.commit(), "torch": torch.__version__,
                             "started": now(), "settings": settings._asdict(), "networks": []}  # fmt: skip
     for name in settings.networks:
@@ -78,7 +78,7 @@ def _start(name: str, mode: str, what: str, settings: Settings) -> dict[str, Any
     """Rounds of every variant, each in a process of its own that stands still while the others run; and its layers, where it is not compiled."""
     limit = 900.0
     asked = {"network": name, "mode": mode, "what": what, "sizes": "small" if settings.small else "usual"}
-    with processes(VARIANTS[what], settings.threads, "bench.in_networks") as (running, said):
+    with patch.dict(os.environ, KEEPS_MEMORY), processes(VARIANTS[what], settings.threads, "bench.in_networks") as (running, said):
         if wrong := {variant: answer["reason"] for variant, answer in said.items() if "reason" in answer}:
             raise SystemExit(f"bench: {wrong}")
         made = [process.ask(limit, do="prepare", variant=variant, **asked) for variant, process in running.items()]

@@ -201,10 +201,7 @@ void run(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, const
       const Chunk chunk(p, c);
       T* sums = spans + c * p.sums();
       const i64 count = chunk.groups * chunk.blocks * chunk.outputs * p.taps * p.lanes;
-      for (i64 span = 1; span < p.spans; ++span) {
-        const T* more = spans + (span * p.chunks() + c) * p.sums();
-        for (i64 i = 0; i < count; ++i) sums[i] += more[i];
-      }
+      add_spans(sums, p.spans, p.chunks() * p.sums(), count);
       write(p, k, chunk, sums, grad);
     });
 }

@@ -3,6 +3,7 @@
 // docs/design.md says why, with figures.
 #pragma once
 
+#include <array>
 #include <new>
 
 #include "spec.h"
@@ -35,6 +36,15 @@ template <class T>
 T* scratch(int slot, i64 elements) {
   if (elements > (i64(1) << 58)) throw std::bad_alloc();
   return static_cast<T*>(scratch(slot, elements * i64(sizeof(T))));
+}
+
+// Buffers of one use, side by side in one piece of scratch memory, each from a cache line on.
+template <class T, std::size_t N>
+void scratch(int slot, const std::array<i64, N>& sizes, T** const (&parts)[N]) {
+  i64 total = 0;
+  for (i64 size : sizes) total += round_up(size, 64);
+  T* at = scratch<T>(slot, total);
+  for (std::size_t i = 0; i < N; ++i) *parts[i] = at, at += round_up(sizes[i], 64);
 }
 
 }  // namespace tconv

@@ -49,6 +49,13 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
   }
 }
 
+// Sums of several spans, `step` elements apart, to those of the first one: in their order, so that threads change no bit.
+template <class T>
+void add_spans(T* sums, i64 spans, i64 step, i64 count) {
+  for (i64 span = 1; span < spans; ++span)
+    for (i64 i = 0; i < count; ++i) sums[i] += sums[span * step + i];
+}
+
 // The way back: sums[m * taps * pitch + t * pitch + c] to weight[c, m, t].
 template <class T>
 void collect_weights(const Kernels<T>& k, const T* sums, i64 pitch, const i64 (&kernel)[3], i64 channels, i64 outputs,

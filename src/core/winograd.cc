@@ -16,9 +16,7 @@ struct Buffers {
 
   explicit Buffers(const Winograd& w)
       : pitch(w.pitch()), product_pitch(w.product_pitch()), pixel_pitch(w.pixel_pitch()), room_size(w.room) {
-    T** const part[Winograd::kParts] = {&inputs, &products, &sums, &pixels, &room, &patch, &bias};
-    T* at = scratch<T>(0, w.workspace());
-    for (int i = 0; i < Winograd::kParts; ++i) *part[i] = at, at += round_up(w.parts()[std::size_t(i)], 64);
+    scratch<T>(0, w.parts(), {&inputs, &products, &sums, &pixels, &room, &patch, &bias});
   }
 };
 
@@ -48,8 +46,9 @@ struct Task {
   bool any_output(const Winograd::Family& f, i64 out) const;
 
  private:
-  void transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const Reach& r, const Pixels<T>& to, bool add) const;
-  void place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const;
+  void transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const TileRow& r, const Pixels<T>& to,
+                        bool add) const;
+  void place(const TileRow& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const;
 };
 
 template <class T>
@@ -62,7 +61,7 @@ void Task<T>::transform_inputs(const Winograd::Family& f, const Pixels<const T>&
     Pixels<const T> x = in;
     x.data += row[0] * in.image;
     for (i64 phase = 0; phase < f.ins; ++phase) {
-      const Reach r(w, box, Side::in, f, Phases(f, &Winograd::Class::in, phase), row + 1, chain.before);
+      const TileRow r(w, box, Side::in, f, Phases(f, &Winograd::Class::in, phase), row + 1, chain.before);
       row_to_points(chain, k, r, x, box.size[2], w.channels, v + phase * w.channels, at.pitch, plane, {at.room, at.patch, at.room_size});
     }
     v += box.size[2] * at.pitch;
@@ -112,8 +111,8 @@ void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const
 
 // Those outputs of a tile at the border that exist.
 template <class T>
-void Task<T>::place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const {
-  const Columns c = r.columns(tile);
+void Task<T>::place(const TileRow& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const {
+  const TileColumns c = r.columns(tile);
   if (c.begin == c.end) return;
   for (i64 d = 0; d < r.extent[0]; ++d)
     for (i64 h = 0; h < r.extent[1]; ++h) {
@@ -127,7 +126,7 @@ void Task<T>::place(const Reach& r, i64 tile, const Grid<T>& from, const Pixels<
 
 // Tiles begin .. end - 1 of a row, some of whose outputs do not exist, by way of a buffer.
 template <class T>
-void Task<T>::transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const Reach& r, const Pixels<T>& to,
+void Task<T>::transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const TileRow& r, const Pixels<T>& to,
                                bool add) const {
   const Grid<T> all = dense(at.patch, chain.after, w.block);
   const i64 most = at.room_size / all.tile;
@@ -149,7 +148,7 @@ void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, const Pixels
   Grid<const T> m = readable(dense(at.products, chain.before, w.block));
   m.tile = at.product_pitch;
   each(rows, [&](const i64* row) {
-    const Reach r(w, box, Side::out, f, po, row + 1, chain.after);
+    const TileRow r(w, box, Side::out, f, po, row + 1, chain.after);
     Pixels<T> y = to;
     y.data += row[0] * to.image;
     Grid<T> target{y.data + r.begin * r.advance * to.stride[2], {}, r.advance * to.stride[2]};

@@ -41,11 +41,7 @@ struct Buffers {
   T *x_points, *dy_points, *products, *sums, *x_turned, *dy_turned, *between, *patch;
 
   explicit Buffers(const WinogradGrad& p) {
-    T** const part[] = {&x_points, &dy_points, &products, &sums, &x_turned, &dy_turned, &between, &patch};
-    i64 total = 0;
-    for (i64 size : p.parts()) total += round_up(size, 64);
-    T* at = scratch<T>(0, total);
-    for (int i = 0; i < WinogradGrad::kParts; ++i) *part[i] = at, at += round_up(p.parts()[std::size_t(i)], 64);
+    scratch<T>(0, p.parts(), {&x_points, &dy_points, &products, &sums, &x_turned, &dy_turned, &between, &patch});
   }
 };
 
@@ -75,7 +71,7 @@ void Task<T>::to_points(const TileBox& box, Side side, const Winograd::Family& f
   each(rows, [&](const i64* row) {
     Pixels<const T> image = from;
     image.data += row[0] * from.image;
-    const Reach r(p.tiles, box, side, f, phase, row + 1, chain.before);
+    const TileRow r(p.tiles, box, side, f, phase, row + 1, chain.before);
     row_to_points(chain, k, r, image, box.size[2], channels, points, pitch, plane, {at.between, at.patch, p.room()});
     points += box.size[2] * pitch;
   });
@@ -227,10 +223,7 @@ void run(const WinogradGrad& p, const Kernels<T>& k, View<const T> x, View<const
     parallel_for(p.chunks(), p.threads, [&](i64 c) {
       const Chunk chunk(p, c);
       T* sums = spans + c * p.sums();
-      for (i64 span = 1; span < p.spans; ++span) {
-        const T* more = spans + (span * p.chunks() + c) * p.sums();
-        for (i64 i = 0; i < chunk.outputs * p.taps * p.lanes; ++i) sums[i] += more[i];
-      }
+      add_spans(sums, p.spans, p.chunks() * p.sums(), chunk.outputs * p.taps * p.lanes);
       write(chunk, sums);
     });
 }

@@ -37,17 +37,17 @@ struct TileBox {
 };
 
 // Along the row, a tile's first element, and which of its elements begin .. end - 1 exist.
-struct Columns {
+struct TileColumns {
   i64 at, begin, end;
 };
 
 // Where the tiles of a row lie in an input or output: the first one begins at `first` and has `extent` elements, `step` apart;
 // the next one begins `advance` further along the row; those of begin .. end - 1 lie wholly inside.
-struct Reach {
+struct TileRow {
   i64 first[3], step[3], extent[3], size[3], advance, begin, end;
 
-  Reach(const Winograd& w, const TileBox& box, Side side, const Winograd::Family& f, const Phases& phase, const i64* row,
-        const i64* extent_) {
+  TileRow(const Winograd& w, const TileBox& box, Side side, const Winograd::Family& f, const Phases& phase, const i64* row,
+          const i64* extent_) {
     bool inside = true;
     for (int i = 0; i < 3; ++i) {
       const Winograd::Along& a = w.axis[i];
@@ -65,7 +65,7 @@ struct Reach {
     end = inside ? std::clamp<i64>(floor_div(size[2] - 1 - first[2] - (extent[2] - 1) * step[2], advance) + 1, begin, tiles) : 0;
   }
 
-  Columns columns(i64 tile) const {
+  TileColumns columns(i64 tile) const {
     const i64 at = first[2] + tile * advance, from = std::clamp<i64>(ceil_div(-at, step[2]), 0, extent[2]);
     return {at, from, std::clamp<i64>(ceil_div(size[2] - at, step[2]), from, extent[2])};
   }
@@ -80,7 +80,7 @@ struct Room {
 
 // The elements under a tile that reaches over a border, with zeros beyond it.
 template <class T>
-Grid<const T> patch(const Kernels<T>& k, const Reach& r, i64 tile, const Pixels<const T>& in, i64 channels, T* to) {
+Grid<const T> patch(const Kernels<T>& k, const TileRow& r, i64 tile, const Pixels<const T>& in, i64 channels, T* to) {
   const i64 c = channels, step = r.step[2];
   const auto [column, begin, end] = r.columns(tile);
   const bool adjacent = step * in.stride[2] == c;
@@ -104,7 +104,7 @@ Grid<const T> patch(const Kernels<T>& k, const Reach& r, i64 tile, const Pixels<
 
 // The tiles of a row to their points, `channels` of them: to[point][tile][channel], a tile `pitch` further on, a point `plane`.
 template <class T>
-void row_to_points(const Chain<T>& chain, const Kernels<T>& k, const Reach& r, const Pixels<const T>& in, i64 tiles, i64 channels,
+void row_to_points(const Chain<T>& chain, const Kernels<T>& k, const TileRow& r, const Pixels<const T>& in, i64 tiles, i64 channels,
                    T* points, i64 pitch, i64 plane, const Room<T>& room) {
   Grid<const T> from{in.data, {}, r.advance * in.stride[2]};
   for (int i = 0; i < 3; ++i) from.data += r.first[i] * in.stride[i], from.stride[i] = r.step[i] * in.stride[i];

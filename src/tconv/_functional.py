@@ -268,7 +268,7 @@ def conv_transpose_grad_weight(
     int means arrays with a batch axis. All other arguments, and the errors, are those of `conv_transpose`. The
     gradient with respect to bias is the sum of `grad` over all axes but the channels; `conv_transpose_grads` has it. (Where
     x or `grad` holds a NaN or an infinity, taps that meet it only beyond the border may become NaN too, and with Winograd's
-    tiles all taps of a stride phase.)
+    tiles any tap of its channel.)
 
     >>> import numpy as np, tconv
     >>> x, grad = np.ones((1, 2, 4, 4), np.float32), np.ones((1, 3, 8, 8), np.float32)

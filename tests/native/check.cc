@@ -294,7 +294,7 @@ int main(int count, char** values) {
   std::string names;
   for (int i = 0; i < isas_here; ++i)
     if (list[i].supported()) names += std::string(" ") + list[i].name;
-  std::printf("%d problems, 5 results each in all layouts and activations, on%s: %d failed (%d results by Winograd's transforms)\n",
+  std::printf("%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms)\n",
               problems, names.c_str(), failures, transformed);
   return failures != 0;
 }
