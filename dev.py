@@ -114,8 +114,8 @@ def neon(arguments):
 
 
 def native(arguments):
-    """what `neon` runs, built for this processor: no Python between the core and its judge"""
-    run(build_check("native"), *arguments)
+    """what `neon` runs, built for this processor and as a whole: no Python between the core and its judge, no name for two types"""
+    run(build_check("native", CMAKE_CXX_FLAGS="-flto -Werror=odr"), *arguments)
 
 
 def build_check(name, **options):
