@@ -151,6 +151,20 @@ std::vector<Line<T>> lines_of(const Gather& g, const Gather::Triple& triple, con
   return lines;
 }
 
+// A sum is taken in goes: of long runs of channels of few taps, since every tap of a go has pointers to work out and a loop to leave.
+struct Goes {
+  i64 taps, channels, runs;  // of one go, and goes for the same taps
+
+  Goes(i64 all_taps, i64 all_channels, i64 few) {
+    const i64 terms = terms_at_once(all_taps * all_channels, few);
+    channels = even(all_channels, terms), taps = all_taps ? even(all_taps, terms / channels) : 1;
+    runs = ceil_div(all_channels, channels);
+  }
+  i64 count(i64 all_taps) const { return std::max<i64>(1, ceil_div(all_taps, taps)) * runs; }
+  i64 tap(i64 go) const { return go / runs * taps; }
+  i64 channel(i64 go) const { return go % runs * channels; }
+};
+
 // All products of one triple, a row of outputs after the other.
 template <class T>
 void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple, const Operands<T>& of) {
@@ -162,31 +176,34 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
   while (!k.stepped[g.vecs][height]) --height;
   height = even(count, height);
   const std::vector<Line<T>> lines = lines_of(g, triple, of, joined);
-  const i64 part = even(channels, terms_at_once(taps * channels, kFewStepped) / std::max<i64>(taps, 1));
+  const Goes goes(taps, channels, kFewStepped);
   std::vector<const T*> from(static_cast<std::size_t>(taps));
   alignas(64) T tile[kMaxRows * kGatherVecs * 16];
-  // Parts of a sum come together where it belongs; or, if it goes past the caches, in a tile.
-  const bool activated = of.lane.activation != Activation::none, apart = of.stream && part < channels;
+  // The goes of a sum come together where it belongs; or, if it goes past the caches, in a tile.
+  const bool activated = of.lane.activation != Activation::none, apart = of.stream && goes.count(taps) > 1;
   const i64 at_once = activated || apart ? 1 : count / height;  // tiles
-  const auto add_part = [&](i64 b, i64 c, const Line<T>& line, i64 r, i64 rows, i64 tiles) {
-    const bool first = c == 0, last = c + part >= channels;
+  const auto add = [&](i64 b, i64 go, const Line<T>& line, i64 r, i64 rows, i64 tiles) {
+    const i64 all = i64(line.from.size()), t = goes.tap(go), some = std::min(goes.taps, all - t), c = goes.channel(go);
+    const bool first = go == 0, last = go + 1 == goes.count(all);
     T *to = line.to + r * out_step + b * g.block, *room = apart ? tile : to;
     const i64 room_step = apart ? g.block : out_step;
-    for (std::size_t t = 0; t < line.from.size(); ++t) from[t] = line.from[t] + r * row_step;
+    for (i64 i = 0; i < some; ++i) from[i] = line.from[t + i] + r * row_step;
     k.stepped[g.vecs][rows](
-        c, std::min(channels, c + part), i64(line.from.size()), from.data(), row_step, line.weights.data(),
+        c, std::min(channels, c + goes.channels), some, from.data(), row_step, line.weights.data() + t,
         of.weights + b * g.taps * g.channels * g.block,
         {first ? of.bias(g, b) : room, first ? 0 : room_step, last ? to : room, last ? out_step : room_step, of.stream && last}, tiles);
     if (activated && last)  // complete, and just stored
       for (i64 i = 0; i < rows; ++i) k.activate(to + i * out_step, g.block, T(0), of.lane.activation, of.lane.slope);
   };
   for (i64 b = 0; b < of.blocks; ++b)
-    for (i64 outer = 0; outer < (apart ? 1 : channels); outer += part)
-      for (const Line<T>& line : lines)
+    for (i64 outer = 0; outer < (apart ? 1 : goes.count(taps)); ++outer)
+      for (const Line<T>& line : lines) {
+        const i64 count_here = goes.count(i64(line.from.size()));
         for (i64 r = 0, rows, tiles; r < count; r += rows * tiles) {
           rows = std::min(height, count - r), tiles = std::clamp<i64>((count - r) / height, 1, at_once);
-          for (i64 c = outer; c < (apart ? channels : outer + 1); c += part) add_part(b, c, line, r, rows, tiles);
+          for (i64 go = outer; go < (apart ? count_here : std::min(count_here, outer + 1)); ++go) add(b, go, line, r, rows, tiles);
         }
+      }
 }
 
 // All products of one triple, through one pointer a row and tap, added up in parts of the channels.
@@ -209,16 +226,17 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
       for (i64 t = 0; t < taps; ++t) tile[t * tall + i] = source[t] == Rows::kOutside ? of.zeros : data + source[t];
     }
   }
-  const i64 part = even(g.channels, terms_at_once(taps * g.channels) / std::max<i64>(taps, 1));  // channels added up in one go
+  const Goes goes(taps, g.channels, kFewTerms);
+  const i64 last = goes.count(taps) - 1;
   std::vector<T*> at(static_cast<std::size_t>(height));
   for (i64 b = 0; b < of.blocks; ++b)
-    for (i64 c = 0; c < g.channels; c += part)
+    for (i64 go = 0; go <= last; ++go)
       for (i64 r = 0; r < count; r += height) {
-        const i64 tall = std::min(height, count - r);
+        const i64 tall = std::min(height, count - r), t = goes.tap(go), some = std::min(goes.taps, taps - t), c = goes.channel(go);
         for (i64 i = 0; i < tall; ++i) at[i] = to[r + i] + b * g.block;
-        k.gathered[g.vecs][tall](c, std::min(g.channels, c + part), taps, from.data() + r * taps, rows.weights.data(),
-                                 of.weights + b * g.taps * g.channels * g.block, at.data(), of.bias(g, b), c > 0);
-        if (of.lane.activation != Activation::none && c + part >= g.channels)  // complete, and just stored
+        k.gathered[g.vecs][tall](c, std::min(g.channels, c + goes.channels), some, from.data() + r * taps + t * tall,
+                                 rows.weights.data() + t, of.weights + b * g.taps * g.channels * g.block, at.data(), of.bias(g, b), go > 0);
+        if (of.lane.activation != Activation::none && go == last)  // complete, and just stored
           for (i64 i = 0; i < tall; ++i) k.activate(at[i], g.block, T(0), of.lane.activation, of.lane.slope);
       }
 }
@@ -315,7 +333,7 @@ double cycles(const Gather& g, bool channels_last) {
     moved += (channels_last ? 0.05 : 0.3) * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
              double(std::max<i64>(1, g.slabs[0].in_end - g.slabs[0].in_begin));
   }
-  return double(g.groups) * (terms * double(g.channels * g.blocks) + 0.3 * weights + listed + moved);
+  return double(g.groups) * (terms * double(g.channels * g.blocks) + 0.1 * weights + listed + moved);
 }
 
 template <class T>
