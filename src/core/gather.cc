@@ -321,7 +321,7 @@ double cycles(const Gather& g, bool channels_last) {
   const double rounds = double(ceil_div(g.batch, g.images)), wide = g.vecs == 1 ? 0.65 : 1.0;  // of one vector, loads count as well
   for (const Gather::Slab& s : g.slabs) {
     for (const Gather::Triple& t : s.triples) {
-      const i64 rows = t.rows() * g.images, row = i64(t.along[2]->outputs.size()), joined = joined_taps(g, *t.along[2], g.channels);
+      const i64 rows = t.rows() * g.images, row = i64(t.along[2]->outputs.size()), joined = joined_taps(g, *t.along[2], channels_last ? g.channels : g.pixel_pitch());
       // Two multiply-adds a cycle, or four cycles of latency a tile; a little for pointers and for storing sums.
       const i64 tiles = t.stepped ? rows / row * ceil_div(row, kMaxRows) : ceil_div(rows, kMaxRows);
       terms += rounds * double(t.taps()) * std::max((t.stepped ? 1.07 : 1.1) * wide * double(rows), 4.0 * double(tiles));
@@ -386,9 +386,9 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
     Pixels<const T> pixels{from.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}};
     if (in.stride[1] != 1 && g.channels > 1) {
       from.data += slab.in_begin * in.stride[2 + g.cut];
-      T* to = scratch<T>(0, g.images * g.slab_inputs * g.channels);
-      gather_pixels(k, from, in_size, g.channels, images, to, g.channels);
-      pixels = packed_pixels<const T>(to, in_size, g.channels, in_begin);
+      T* to = scratch<T>(0, g.images * g.slab_inputs * g.pixel_pitch());
+      gather_pixels(k, from, in_size, g.channels, images, to, g.pixel_pitch());
+      pixels = packed_pixels<const T>(to, in_size, g.pixel_pitch(), in_begin);
     }
     const i64 last = std::min(g.blocks, (turn + 1) * g.blocks_per_run);
     for (i64 b = turn * g.blocks_per_run; b < last; b += g.blocks_at_once) {

@@ -56,10 +56,11 @@ struct Gather {
   int threads;
   bool large;  // outputs that go past the caches
 
+  i64 pixel_pitch() const { return tconv::pixel_pitch(channels); }
   i64 weight_elements() const { return groups * blocks * taps * channels * block; }
   // Elements that a thread needs at most: transposed inputs, sums, zeros and a bias for every lane.
   i64 workspace() const {
-    return images * (slab_inputs * channels + slab_outputs * blocks_at_once * block) + channels + blocks_at_once * block;
+    return images * (slab_inputs * pixel_pitch() + slab_outputs * blocks_at_once * block) + channels + blocks_at_once * block;
   }
 };
 

@@ -28,6 +28,10 @@
 
 namespace tconv {
 
+// Elements from pixel to pixel where their channels are copied side by side: an odd number of lines, unless channels are few, as pixels a
+// power of two apart share sets of a first-level cache (measured: 4 KiB apart, products of 12 rows take 2.5 times as long, 2 KiB 1.4 times).
+inline i64 pixel_pitch(i64 channels) { return channels < 64 ? channels : round_up(channels, 16) | 16; }
+
 // Phases along a row that are computed together at most: a run of them is still a whole line of output.
 constexpr i64 kPhaseMost = 64;
 

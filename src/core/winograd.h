@@ -78,7 +78,7 @@ struct Winograd {
   // Elements from tile to tile of V and of M, and of each half of what lies between the transforms along two axes.
   i64 pitch() const { return round_up(depth, 16) | 16; }
   i64 product_pitch() const { return (points + 1) * block; }
-  i64 pixel_pitch() const { return channels < 64 ? channels : round_up(channels, 16) | 16; }  // of turned inputs
+  i64 pixel_pitch() const { return tconv::pixel_pitch(channels); }
   i64 room = 0;
   // What a thread keeps: V, M, sums, inputs, room, one tile's inputs over a border, biases.
   static constexpr int kParts = 7;
