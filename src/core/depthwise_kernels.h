@@ -8,18 +8,74 @@
 namespace tconv {
 namespace {
 
-// Adds a run of R taps to Q positions: tap t of position q reads what tap 0 of position q + t reads, so that every input is loaded once.
+// Few runs: H of R taps, whose weights stay in registers, for V vectors of channels of some positions.
+template <int H, int R, int V, class vec, class T>
+inline void depthwise_pass(T* y, i64 y_step, const DepthwiseReads<T>& r, i64 begin, i64 end, i64 c, const T* bias) {
+  constexpr int N = sizeof(vec) / sizeof(T);
+  const i64 x_step = r.x_step;
+  const T* x[H];
+  vec taps[H][R][V], start[V] = {};
+  if (bias)
+    for (int v = 0; v < V; ++v) start[v] = load<vec>(bias + c + v * N);
+#pragma GCC unroll 2
+  for (int h = 0; h < H; ++h) {
+    const i64 row = r.rows > 1 ? h : 0;
+    const DepthwiseRun& run = r.runs[h - row];
+    x[h] = r.x[row] + run.x + begin * x_step + c;
+#pragma GCC unroll 8
+    for (int t = 0; t < R; ++t)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) taps[h][t][v] = load<vec>(r.w[row] + run.w + t * run.w_step + c + v * N);
+  }
+  y += begin * y_step + c;
+  for (i64 q = begin; q < end; ++q, y += y_step) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      vec sum = start[v];
+#pragma GCC unroll 2
+      for (int h = 0; h < H; ++h)
+#pragma GCC unroll 8
+        for (int t = 0; t < R; ++t) sum += taps[h][t][v] * load<vec>(x[h] + t * x_step + v * N);
+      store(y + v * N, sum);
+    }
+#pragma GCC unroll 2
+    for (int h = 0; h < H; ++h) x[h] += x_step;
+  }
+}
+
+// All channels so, the last vector again where it overlaps the one before it; -> whether there are as few and equal runs as that takes.
+template <class T, int N>
+bool depthwise_few(T* y, i64 y_step, const DepthwiseReads<T>& r, i64 begin, i64 end, i64 channels, const T* bias) {
+  using vec = Vec<T, N>;
+  const i64 runs = r.rows * r.count;
+  if (runs < 1 || runs > 2 || r.runs[0].taps != r.runs[r.count - 1].taps) return false;
+  const auto all = [&](auto taps, auto both) {
+    constexpr int R = decltype(taps)::value, H = decltype(both)::value;
+    if constexpr (H * R > (sizeof(vec) == 64 ? 8 : 4)) return false;  // registers
+    i64 c = 0;
+    for (; c + 2 * N <= channels; c += 2 * N) depthwise_pass<H, R, 2, vec>(y, y_step, r, begin, end, c, bias);
+    for (; c < channels; c += N) depthwise_pass<H, R, 1, vec>(y, y_step, r, begin, end, c + N <= channels ? c : channels - N, bias);
+    return true;
+  };
+  const auto some = [&](auto taps) { return runs == 1 ? all(taps, Flag<1>{}) : all(taps, Flag<2>{}); };
+  const i64 taps = r.runs[0].taps;
+  return taps == 1 ? some(Flag<1>{}) : taps == 2 ? some(Flag<2>{}) : taps == 3 ? some(Flag<3>{}) : some(Flag<4>{});
+}
+
+// Many runs: sums stay in registers. Adds a run of R taps to Q positions; tap t of position q reads what tap 0 of position q + t reads, so
+// that every input is loaded once.
 template <int R, class vec, class T, int Q, int V>
 inline __attribute__((always_inline)) void add_run(vec (&acc)[Q][V], const T* x, i64 x_step, const T* w, i64 w_step) {
   constexpr int N = sizeof(vec) / sizeof(T);
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     vec taps[R];
+    const T* at = x + v * N;
 #pragma GCC unroll 8
     for (int t = 0; t < R; ++t) taps[t] = load<vec>(w + t * w_step + v * N);
 #pragma GCC unroll 16
-    for (int i = 0; i < Q + R - 1; ++i) {
-      const vec from = load<vec>(x + i * x_step + v * N);
+    for (int i = 0; i < Q + R - 1; ++i, at += x_step) {
+      const vec from = load<vec>(at);
 #pragma GCC unroll 8
       for (int t = 0; t < R; ++t)
         if (i >= t && i - t < Q) acc[i - t][v] += taps[t] * from;
@@ -29,7 +85,8 @@ inline __attribute__((always_inline)) void add_run(vec (&acc)[Q][V], const T* x,
 
 // V vectors of channels of Q positions. Long sums are made in parts of `part` rows.
 template <int Q, int V, class vec, class T>
-inline void depthwise_block(T* y, i64 y_step, const DepthwiseReads<T>& r, i64 at, i64 c, i64 part, const T* bias) {
+inline __attribute__((always_inline)) void depthwise_block(T* y, i64 y_step, const DepthwiseReads<T>& r, i64 at, i64 c, i64 part,
+                                                           const T* bias) {
   constexpr int N = sizeof(vec) / sizeof(T);
   vec acc[Q][V] = {};
   const auto write = [&](bool add) __attribute__((always_inline)) {
@@ -79,6 +136,7 @@ template <class T, int N>
 void depthwise(T* y, i64 y_step, const DepthwiseReads<T>& r, i64 begin, i64 end, i64 channels, const T* bias) {
   if constexpr (N > 1)
     if (channels < N) return depthwise<T, N / 2>(y, y_step, r, begin, end, channels, bias);
+  if (depthwise_few<T, N>(y, y_step, r, begin, end, channels, bias)) return;
   i64 taps = 0;
   for (i64 i = 0; i < r.count; ++i) taps += r.runs[i].taps;
   const i64 terms = terms_at_once(r.rows * taps), part = terms > taps ? terms / (taps > 0 ? taps : 1) : 1;

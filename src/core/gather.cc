@@ -321,7 +321,8 @@ double cycles(const Gather& g, bool channels_last) {
   const double rounds = double(ceil_div(g.batch, g.images)), wide = g.vecs == 1 ? 0.65 : 1.0;  // of one vector, loads count as well
   for (const Gather::Slab& s : g.slabs) {
     for (const Gather::Triple& t : s.triples) {
-      const i64 rows = t.rows() * g.images, row = i64(t.along[2]->outputs.size()), joined = joined_taps(g, *t.along[2], channels_last ? g.channels : g.pixel_pitch());
+      const i64 rows = t.rows() * g.images, row = i64(t.along[2]->outputs.size()),
+                joined = joined_taps(g, *t.along[2], channels_last ? g.channels : g.pixel_pitch());
       // Two multiply-adds a cycle, or four cycles of latency a tile; a little for pointers and for storing sums.
       const i64 tiles = t.stepped ? rows / row * ceil_div(row, kMaxRows) : ceil_div(rows, kMaxRows);
       terms += rounds * double(t.taps()) * std::max((t.stepped ? 1.07 : 1.1) * wide * double(rows), 4.0 * double(tiles));

@@ -29,7 +29,8 @@
 namespace tconv {
 
 // Elements from pixel to pixel where their channels are copied side by side: an odd number of lines, unless channels are few, as pixels a
-// power of two apart share sets of a first-level cache (measured: 4 KiB apart, products of 12 rows take 2.5 times as long, 2 KiB 1.4 times).
+// power of two apart share sets of a first-level cache (measured: 4 KiB apart, products of 12 rows take 2.5 times as long, 2 KiB 1.4
+// times).
 inline i64 pixel_pitch(i64 channels) { return channels < 64 ? channels : round_up(channels, 16) | 16; }
 
 // Phases along a row that are computed together at most: a run of them is still a whole line of output.
@@ -110,7 +111,7 @@ struct Plan {
   int threads;
 
   i64 weight_elements() const { return groups * channels * outputs * weights; }
-  i64 unit_rows() const;                                             // rows of sums of the largest unit
+  i64 unit_rows() const;  // rows of sums of the largest unit
   // Elements that a thread needs: a panel, sums of two strips, and room for a part of them to be rounded in.
   i64 workspace() const { return panel + 3 * unit_rows() * pitch; }
   i64 block_outputs(i64 b) const { return b + 1 < blocks ? block : outputs - b * block; }
