@@ -14,6 +14,7 @@ constexpr i64 kSumsBytes = 384 << 10;              // sums of a task: with a par
 constexpr i64 kInputBytes = 1 << 20;               // transposed inputs of a task; a part of the channels is in use at a time
 constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;  // slabs of a single map, unless the sums of a slab took fewer bytes
 constexpr i64 kLongRow = 6;                        // outputs of a row that are read in steps
+constexpr i64 kMostWeights = 8 << 20;              // that a last cache holds
 constexpr i64 kFewStepped = 128;                   // their terms that are one go: between two, sums are stored and loaded
 
 // Input coordinate that an output reads through a tap.
@@ -116,53 +117,58 @@ i64 joined_taps(const Gather& g, const Gather::Class& w, i64 pixel) {
   return pixel == g.channels ? std::max<i64>(1, i64(w.taps.size())) : 1;
 }
 
-// A row of outputs of a triple: the first one's sum, and for each tap that meets an input, that of the first one and its weights.
-template <class T>
-struct Line {
-  T* to;
-  std::vector<const T*> from;
-  std::vector<i64> weights;
+// The rows of outputs of a triple, of one image: where the first one's sum goes, and for each tap that meets an input, `joined` taps being
+// one, where that of the first one is and the tap's weights.
+struct Lines {
+  struct Line {
+    i64 to, first, taps;  // of the lists of all lines
+  };
+  std::vector<Line> all;
+  std::vector<i64> from, weights;
 
-  Line(const Gather& g, const Gather::Triple& triple, const Operands<T>& of, i64 image, i64 od, i64 oh, i64 joined) {
+  template <class T>
+  Lines(const Gather& g, const Gather::Triple& triple, const Operands<T>& of, i64 joined) {
     const auto& [d, h, w] = triple.along;
-    to = of.out.data + image * of.out.image + od * of.out.stride[0] + oh * of.out.stride[1] + w->outputs[0] * of.out.stride[2];
-    for (const Tap& td : d->taps)
-      for (const Tap& th : h->taps) {
-        const i64 id = input_of(g.axis[0], od, td), ih = input_of(g.axis[1], oh, th);
-        if (id < 0 || id >= g.axis[0].in_size || ih < 0 || ih >= g.axis[1].in_size) continue;
-        const T* row = of.in.data + image * of.in.image + id * of.in.stride[0] + ih * of.in.stride[1];
-        for (std::size_t i = 0; i < w->taps.size(); i += std::size_t(joined)) {
-          from.push_back(row + input_of(g.axis[2], w->outputs[0], w->taps[i]) * of.in.stride[2]);
-          weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + w->taps[i].tap) * g.channels * g.block);
-        }
+    all.reserve(d->outputs.size() * h->outputs.size());
+    from.reserve(all.capacity() * std::size_t(triple.taps() / joined)), weights.reserve(from.capacity());
+    for (i64 od : d->outputs)
+      for (i64 oh : h->outputs) {
+        all.push_back({od * of.out.stride[0] + oh * of.out.stride[1] + w->outputs[0] * of.out.stride[2], i64(from.size()), 0});
+        for (const Tap& td : d->taps)
+          for (const Tap& th : h->taps) add_taps(g, *w, of, input_of(g.axis[0], od, td), input_of(g.axis[1], oh, th), td, th, joined);
+        all.back().taps = i64(from.size()) - all.back().first;
       }
+  }
+
+ private:
+  template <class T>
+  void add_taps(const Gather& g, const Gather::Class& w, const Operands<T>& of, i64 id, i64 ih, const Tap& td, const Tap& th, i64 joined) {
+    if (id < 0 || id >= g.axis[0].in_size || ih < 0 || ih >= g.axis[1].in_size) return;
+    for (std::size_t i = 0; i < w.taps.size(); i += std::size_t(joined)) {
+      from.push_back(id * of.in.stride[0] + ih * of.in.stride[1] + input_of(g.axis[2], w.outputs[0], w.taps[i]) * of.in.stride[2]);
+      weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + w.taps[i].tap) * g.channels * g.block);
+    }
   }
 };
 
-// The rows of outputs of a triple, `joined` taps being one.
-template <class T>
-std::vector<Line<T>> lines_of(const Gather& g, const Gather::Triple& triple, const Operands<T>& of, i64 joined) {
-  const auto& [d, h, w] = triple.along;
-  std::vector<Line<T>> lines;
-  lines.reserve(std::size_t(of.images) * d->outputs.size() * h->outputs.size());
-  for (i64 n = 0; n < of.images; ++n)
-    for (i64 od : d->outputs)
-      for (i64 oh : h->outputs) lines.emplace_back(g, triple, of, n, od, oh, joined);
-  return lines;
-}
-
 // A sum is taken in goes: of long runs of channels of few taps, since every tap of a go has pointers to work out and a loop to leave.
 struct Goes {
-  i64 taps, channels, runs;  // of one go, and goes for the same taps
+  i64 all_channels, taps, channels;  // the last two of one go
 
-  Goes(i64 all_taps, i64 all_channels, i64 few) {
+  Goes(i64 all_taps, i64 all_channels_, i64 few) : all_channels(all_channels_) {
     const i64 terms = terms_at_once(all_taps * all_channels, few);
     channels = even(all_channels, terms), taps = all_taps ? even(all_taps, terms / channels) : 1;
-    runs = ceil_div(all_channels, channels);
   }
-  i64 count(i64 all_taps) const { return std::max<i64>(1, ceil_div(all_taps, taps)) * runs; }
-  i64 tap(i64 go) const { return go / runs * taps; }
-  i64 channel(i64 go) const { return go % runs * channels; }
+  bool one(i64 all_taps) const { return all_taps <= taps && all_channels <= channels; }
+  bool first(i64 t, i64 c) const { return t == 0 && c == 0; }
+  bool last(i64 t, i64 c, i64 all_taps) const { return t + taps >= all_taps && c + channels >= all_channels; }
+
+  // Calls body(t, c) for the first tap and channel of each; there is one where there are no taps.
+  template <class F>
+  void each(i64 all_taps, F body) const {
+    for (i64 t = 0; t < std::max<i64>(1, all_taps); t += taps)
+      for (i64 c = 0; c < all_channels; c += channels) body(t, c);
+  }
 };
 
 // All products of one triple, a row of outputs after the other.
@@ -175,35 +181,46 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
   i64 height = kMaxRows;
   while (!k.stepped[g.vecs][height]) --height;
   height = even(count, height);
-  const std::vector<Line<T>> lines = lines_of(g, triple, of, joined);
+  const Lines lines(g, triple, of, joined);
   const Goes goes(taps, channels, kFewStepped);
-  std::vector<const T*> from(static_cast<std::size_t>(taps));
+  std::vector<const T*> from(static_cast<std::size_t>(goes.taps));
   alignas(64) T tile[kMaxRows * kGatherVecs * 16];
   // The goes of a sum come together where it belongs; or, if it goes past the caches, in a tile.
-  const bool activated = of.lane.activation != Activation::none, apart = of.stream && goes.count(taps) > 1;
+  const bool activated = of.lane.activation != Activation::none, apart = of.stream && !goes.one(taps);
   const i64 at_once = activated || apart ? 1 : count / height;  // tiles
-  const auto add = [&](i64 b, i64 go, const Line<T>& line, i64 r, i64 rows, i64 tiles) {
-    const i64 all = i64(line.from.size()), t = goes.tap(go), some = std::min(goes.taps, all - t), c = goes.channel(go);
-    const bool first = go == 0, last = go + 1 == goes.count(all);
-    T *to = line.to + r * out_step + b * g.block, *room = apart ? tile : to;
+  const auto add = [&](i64 b, i64 n, const Lines::Line& line, i64 t, i64 c, i64 r, i64 rows, i64 tiles) {
+    const i64 some = std::min(goes.taps, line.taps - t);
+    const bool first = goes.first(t, c), last = goes.last(t, c, line.taps);
+    T *to = of.out.data + n * of.out.image + line.to + r * out_step + b * g.block, *room = apart ? tile : to;
     const i64 room_step = apart ? g.block : out_step;
-    for (i64 i = 0; i < some; ++i) from[i] = line.from[t + i] + r * row_step;
+    for (i64 i = 0; i < some; ++i)
+      from[std::size_t(i)] = of.in.data + n * of.in.image + lines.from[std::size_t(line.first + t + i)] + r * row_step;
     k.stepped[g.vecs][rows](
-        c, std::min(channels, c + goes.channels), some, from.data(), row_step, line.weights.data() + t,
+        c, std::min(channels, c + goes.channels), some, from.data(), row_step, lines.weights.data() + line.first + t,
         of.weights + b * g.taps * g.channels * g.block,
         {first ? of.bias(g, b) : room, first ? 0 : room_step, last ? to : room, last ? out_step : room_step, of.stream && last}, tiles);
     if (activated && last)  // complete, and just stored
       for (i64 i = 0; i < rows; ++i) k.activate(to + i * out_step, g.block, T(0), of.lane.activation, of.lane.slope);
   };
-  for (i64 b = 0; b < of.blocks; ++b)
-    for (i64 outer = 0; outer < (apart ? 1 : goes.count(taps)); ++outer)
-      for (const Line<T>& line : lines) {
-        const i64 count_here = goes.count(i64(line.from.size()));
+  const auto each_tile = [&](auto body) {
+    for (i64 n = 0; n < of.images; ++n)
+      for (const Lines::Line& line : lines.all)
         for (i64 r = 0, rows, tiles; r < count; r += rows * tiles) {
           rows = std::min(height, count - r), tiles = std::clamp<i64>((count - r) / height, 1, at_once);
-          for (i64 go = outer; go < (apart ? count_here : std::min(count_here, outer + 1)); ++go) add(b, go, line, r, rows, tiles);
+          body(n, line, r, rows, tiles);
         }
-      }
+  };
+  for (i64 b = 0; b < of.blocks; ++b)
+    if (apart)
+      each_tile([&](i64 n, const Lines::Line& line, i64 r, i64 rows, i64 tiles) {
+        goes.each(line.taps, [&](i64 t, i64 c) { add(b, n, line, t, c, r, rows, tiles); });
+      });
+    else
+      goes.each(taps, [&](i64 t, i64 c) {
+        each_tile([&](i64 n, const Lines::Line& line, i64 r, i64 rows, i64 tiles) {
+          if (t == 0 || t < line.taps) add(b, n, line, t, c, r, rows, tiles);
+        });
+      });
 }
 
 // All products of one triple, through one pointer a row and tap, added up in parts of the channels.
@@ -227,18 +244,19 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
     }
   }
   const Goes goes(taps, g.channels, kFewTerms);
-  const i64 last = goes.count(taps) - 1;
   std::vector<T*> at(static_cast<std::size_t>(height));
   for (i64 b = 0; b < of.blocks; ++b)
-    for (i64 go = 0; go <= last; ++go)
+    goes.each(taps, [&](i64 t, i64 c) {
       for (i64 r = 0; r < count; r += height) {
-        const i64 tall = std::min(height, count - r), t = goes.tap(go), some = std::min(goes.taps, taps - t), c = goes.channel(go);
-        for (i64 i = 0; i < tall; ++i) at[i] = to[r + i] + b * g.block;
-        k.gathered[g.vecs][tall](c, std::min(g.channels, c + goes.channels), some, from.data() + r * taps + t * tall,
-                                 rows.weights.data() + t, of.weights + b * g.taps * g.channels * g.block, at.data(), of.bias(g, b), go > 0);
-        if (of.lane.activation != Activation::none && go == last)  // complete, and just stored
-          for (i64 i = 0; i < tall; ++i) k.activate(at[i], g.block, T(0), of.lane.activation, of.lane.slope);
+        const i64 tall = std::min(height, count - r);
+        for (i64 i = 0; i < tall; ++i) at[std::size_t(i)] = to[std::size_t(r + i)] + b * g.block;
+        k.gathered[g.vecs][tall](c, std::min(g.channels, c + goes.channels), std::min(goes.taps, taps - t),
+                                 from.data() + r * taps + t * tall, rows.weights.data() + t, of.weights + b * g.taps * g.channels * g.block,
+                                 at.data(), of.bias(g, b), !goes.first(t, c));
+        if (of.lane.activation != Activation::none && goes.last(t, c, taps))  // complete, and just stored
+          for (i64 i = 0; i < tall; ++i) k.activate(at[std::size_t(i)], g.block, T(0), of.lane.activation, of.lane.slope);
       }
+    });
 }
 
 }  // namespace
@@ -317,6 +335,7 @@ double cycles(const Gather& g, bool channels_last) {
   const double copied = channels_last && g.outputs % g.block ? 0.5 : 0.0;
   const double turned = !phases ? 0.3 : g.large ? 0.5 : 0.7;
   const double scattered = copied + (channels_last ? (phases ? 0.4 : 0.1) : turned);
+  const double read = g.weight_elements() > kMostWeights ? 0.3 : 0.1;
   double terms = 0, weights = 0, moved = 0, listed = 0;  // listed: pointers of rows, worked out for some images at a time
   const double rounds = double(ceil_div(g.batch, g.images)), wide = g.vecs == 1 ? 0.65 : 1.0;  // of one vector, loads count as well
   for (const Gather::Slab& s : g.slabs) {
@@ -334,7 +353,7 @@ double cycles(const Gather& g, bool channels_last) {
     moved += (channels_last ? 0.05 : 0.3) * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
              double(std::max<i64>(1, g.slabs[0].in_end - g.slabs[0].in_begin));
   }
-  return double(g.groups) * (terms * double(g.channels * g.blocks) + 0.1 * weights + listed + moved);
+  return double(g.groups) * (terms * double(g.channels * g.blocks) + read * weights + listed + moved);
 }
 
 template <class T>

@@ -14,10 +14,10 @@ namespace {
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
-// Of the estimates: an element of a panel, a vector of the output, one that is transposed, and what tiles take beyond their model;
-// a tile, however short its sums.
-constexpr double kPackCycles = 0.4, kWriteCycles = 6, kRowCycles = 15, kTurnCycles = 7, kTileFactor = 1.1, kTileCycles = 15,
-                 kBoxCycles = 400;                     // of a group
+// Of the estimates: an element of a panel, a vector of the output, a row of it and each of its phases past two, a vector that is transposed
+// and a row of such, and what tiles take beyond their model; a tile, however short its sums; a box of a group.
+constexpr double kPackCycles = 0.4, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7, kTurnedRowCycles = 50,
+                 kTileFactor = 1.1, kTileCycles = 15, kBoxCycles = 400;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
@@ -377,6 +377,8 @@ double cycles(const Plan& p, bool channels_last) {
                        double(w.count) / double(w.box);
   const double rows = double(p.batch * p.outputs) * double(d.out_size) * double(h.out_size);
   const double written = rows * double(w.out_size) / double(p.lanes);
+  const double each_row =
+      channels_last ? kTurnedRowCycles : kRowCycles + kPhaseCycles * double(std::max<i64>(0, std::min(w.out_stride, w.out_size) - 2));
   // Adjacent channels are transposed in registers on both ways.
   const double packed = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(w.in_size);
   // Phases along a row that are taken apart, by calls of their own; more than a few of them by way of squares.
@@ -386,8 +388,7 @@ double cycles(const Plan& p, bool channels_last) {
   // Of adjacent channels, a phase's columns lie that many pixels apart.
   const double apart = phases > 4 ? 0.06 * double(phases) : 0.0;
   const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) + apart * packed : 0.0;
-  return double(p.groups) *
-         (boxes * (p.box_cycles + kBoxCycles) + kWriteCycles * written + (channels_last ? 0.0 : kRowCycles) * rows + split + turned);
+  return double(p.groups) * (boxes * (p.box_cycles + kBoxCycles) + kWriteCycles * written + each_row * rows + split + turned);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
