@@ -59,21 +59,29 @@ struct Rows {
 
   Rows(const Gather& g, const Gather::Triple& triple, const i64* in_stride, const i64* out_stride) {
     const auto& [d, h, w] = triple.along;
-    const auto offset = [&](int i, i64 output, const Tap& tap) {
-      const i64 at = input_of(g.axis[i], output, tap);
-      return at >= 0 && at < g.axis[i].in_size ? at * in_stride[i] : kOutside;
-    };
-    for (i64 od : d->outputs)
-      for (i64 oh : h->outputs)
-        for (i64 ow : w->outputs) {
-          targets.push_back(od * out_stride[0] + oh * out_stride[1] + ow * out_stride[2]);
-          for (const Tap& td : d->taps)
-            for (const Tap& th : h->taps)
-              for (const Tap& tw : w->taps) {
-                const i64 at[3] = {offset(0, od, td), offset(1, oh, th), offset(2, ow, tw)};
-                sources.push_back(at[0] == kOutside || at[1] == kOutside || at[2] == kOutside ? kOutside : at[0] + at[1] + at[2]);
-              }
+    std::vector<i64> reads[3];  // [output][tap] of an axis: input_of divides
+    for (std::size_t i = 0; i < 3; ++i)
+      for (i64 output : triple.along[i]->outputs)
+        for (const Tap& tap : triple.along[i]->taps) {
+          const i64 at = input_of(g.axis[i], output, tap);
+          reads[i].push_back(at >= 0 && at < g.axis[i].in_size ? at * in_stride[i] : kOutside);
         }
+    const auto each = [&](std::size_t i, auto body) {
+      const i64 count = i64(triple.along[i]->taps.size()), *at = reads[i].data();
+      for (i64 output : triple.along[i]->outputs) body(output * out_stride[i], at, at + count), at += count;
+    };
+    sources.reserve(std::size_t(triple.rows() * triple.taps())), targets.reserve(std::size_t(triple.rows()));
+    each(0, [&](i64 od, const i64* first_d, const i64* last_d) {
+      each(1, [&](i64 oh, const i64* first_h, const i64* last_h) {
+        each(2, [&](i64 ow, const i64* first_w, const i64* last_w) {
+          targets.push_back(od + oh + ow);
+          for (const i64* id = first_d; id < last_d; ++id)
+            for (const i64* ih = first_h; ih < last_h; ++ih)
+              for (const i64* iw = first_w; iw < last_w; ++iw)
+                sources.push_back(*id == kOutside || *ih == kOutside || *iw == kOutside ? kOutside : *id + *ih + *iw);
+        });
+      });
+    });
     for (const Tap& td : d->taps)
       for (const Tap& th : h->taps)
         for (const Tap& tw : w->taps)
@@ -232,15 +240,17 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
   const i64 height = tile_rows(k, count, kTerms, int(g.vecs));
   std::vector<const T*> from(static_cast<std::size_t>(count * taps));  // [tile][tap][row of the tile]
   std::vector<T*> to(static_cast<std::size_t>(count));
+  i64 row = 0;
+  const T* data = of.in.data;
+  T* sums = of.out.data;
   for (i64 first = 0; first < count; first += height) {
     const i64 tall = std::min(height, count - first);
     const T** tile = from.data() + first * taps;
     for (i64 i = 0; i < tall; ++i) {
-      const i64 image = (first + i) / per_image, row = (first + i) % per_image;
-      to[first + i] = of.out.data + image * of.out.image + rows.targets[row];
+      to[std::size_t(first + i)] = sums + rows.targets[std::size_t(row)];
       const i64* source = rows.sources.data() + row * taps;
-      const T* data = of.in.data + image * of.in.image;
       for (i64 t = 0; t < taps; ++t) tile[t * tall + i] = source[t] == Rows::kOutside ? of.zeros : data + source[t];
+      if (++row == per_image) row = 0, data += of.in.image, sums += of.out.image;
     }
   }
   const Goes goes(taps, g.channels, kFewTerms);
