@@ -14,7 +14,7 @@ constexpr i64 kSumsBytes = 384 << 10;              // sums of a task: with a par
 constexpr i64 kInputBytes = 1 << 20;               // transposed inputs of a task; a part of the channels is in use at a time
 constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;  // slabs of a single map, unless the sums of a slab took fewer bytes
 constexpr i64 kLongRow = 6;                        // outputs of a row that are read in steps
-constexpr i64 kMostWeights = 8 << 20;              // that a last cache holds
+constexpr i64 kMostWeights = 8 << 20;              // more than a last cache holds
 constexpr i64 kFewStepped = 128;                   // their terms that are one go: between two, sums are stored and loaded
 
 // Input coordinate that an output reads through a tap.
@@ -160,12 +160,14 @@ struct Lines {
 };
 
 // A sum is taken in goes: of long runs of channels of few taps, since every tap of a go has pointers to work out and a loop to leave.
+// Weights that come from memory come faster from several places.
 struct Goes {
   i64 all_channels, taps, channels;  // the last two of one go
 
-  Goes(i64 all_taps, i64 all_channels_, i64 few) : all_channels(all_channels_) {
+  Goes(const Gather& g, i64 all_taps, i64 all_channels_, i64 few) : all_channels(all_channels_) {
     const i64 terms = terms_at_once(all_taps * all_channels, few);
-    channels = even(all_channels, terms), taps = all_taps ? even(all_taps, terms / channels) : 1;
+    channels = even(all_channels, g.weight_elements() < kMostWeights ? terms : std::min(terms, kFewTerms)),
+    taps = all_taps ? even(all_taps, terms / channels) : 1;
   }
   bool one(i64 all_taps) const { return all_taps <= taps && all_channels <= channels; }
   bool first(i64 t, i64 c) const { return t == 0 && c == 0; }
@@ -190,7 +192,7 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
   while (!k.stepped[g.vecs][height]) --height;
   height = even(count, height);
   const Lines lines(g, triple, of, joined);
-  const Goes goes(taps, channels, kFewStepped);
+  const Goes goes(g, taps, channels, kFewStepped);
   std::vector<const T*> from(static_cast<std::size_t>(goes.taps));
   alignas(64) T tile[kMaxRows * kGatherVecs * 16];
   // The goes of a sum come together where it belongs; or, if it goes past the caches, in a tile.
@@ -253,7 +255,7 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
       if (++row == per_image) row = 0, data += of.in.image, sums += of.out.image;
     }
   }
-  const Goes goes(taps, g.channels, kFewTerms);
+  const Goes goes(g, taps, g.channels, kFewTerms);
   std::vector<T*> at(static_cast<std::size_t>(height));
   for (i64 b = 0; b < of.blocks; ++b)
     goes.each(taps, [&](i64 t, i64 c) {
@@ -345,7 +347,7 @@ double cycles(const Gather& g, bool channels_last) {
   const double copied = channels_last && g.outputs % g.block ? 0.5 : 0.0;
   const double turned = !phases ? 0.3 : g.large ? 0.5 : 0.7;
   const double scattered = copied + (channels_last ? (phases ? 0.4 : 0.1) : turned);
-  const double read = g.weight_elements() > kMostWeights ? 0.3 : 0.1;
+  const double read = g.weight_elements() >= kMostWeights ? 0.3 : 0.1;
   double terms = 0, weights = 0, moved = 0, listed = 0;  // listed: pointers of rows, worked out for some images at a time
   const double rounds = double(ceil_div(g.batch, g.images)), wide = g.vecs == 1 ? 0.65 : 1.0;  // of one vector, loads count as well
   for (const Gather::Slab& s : g.slabs) {

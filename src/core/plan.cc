@@ -14,7 +14,7 @@ namespace {
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
-// Of the estimates: an element of a panel, a vector of the output, a row of it and each of its phases past two, a vector that is transposed
+// Of the estimates: an element of a panel, a vector of the output, a row of it and its third and fourth phase, a vector that is transposed
 // and a row of such, and what tiles take beyond their model; a tile, however short its sums; a box of a group.
 constexpr double kPackCycles = 0.4, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7, kTurnedRowCycles = 50,
                  kTileFactor = 1.1, kTileCycles = 15, kBoxCycles = 400;
@@ -378,7 +378,7 @@ double cycles(const Plan& p, bool channels_last) {
   const double rows = double(p.batch * p.outputs) * double(d.out_size) * double(h.out_size);
   const double written = rows * double(w.out_size) / double(p.lanes);
   const double each_row =
-      channels_last ? kTurnedRowCycles : kRowCycles + kPhaseCycles * double(std::max<i64>(0, std::min(w.out_stride, w.out_size) - 2));
+      channels_last ? kTurnedRowCycles : kRowCycles + kPhaseCycles * double(std::clamp<i64>(std::min(w.out_stride, w.out_size) - 2, 0, 2));
   // Adjacent channels are transposed in registers on both ways.
   const double packed = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(w.in_size);
   // Phases along a row that are taken apart, by calls of their own; more than a few of them by way of squares.
