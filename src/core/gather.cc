@@ -14,7 +14,7 @@ constexpr i64 kSumsBytes = 384 << 10;              // sums of a task: with a par
 constexpr i64 kInputBytes = 1 << 20;               // transposed inputs of a task; a part of the channels is in use at a time
 constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;  // slabs of a single map, unless the sums of a slab took fewer bytes
 constexpr i64 kLongRow = 6;                        // outputs of a row that are read in steps
-constexpr i64 kMostWeights = 8 << 20;              // more than a last cache holds
+constexpr i64 kMostWeights = 8 << 20;              // elements: so many or more come from memory, not from a cache
 constexpr i64 kFewStepped = 128;                   // their terms that are one go: between two, sums are stored and loaded
 
 // Input coordinate that an output reads through a tap.
