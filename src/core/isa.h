@@ -6,6 +6,7 @@
 #include "depthwise_kernels.h"
 #include "halves.h"
 #include "kernels.h"
+#include "moves.h"
 #include "transforms.h"
 #include "vec.h"
 
@@ -21,9 +22,32 @@ inline void visit(T* out, const i64* rows, i64 lanes, F f) {
     for (int v = 0; v < V; ++v) f(r, v, out + rows[r] + v * lanes);
 }
 
+// Complete sums of a tile, to rows of the output.
+template <int P, bool Stream, class T, class V, int R, int Vs>
+inline void weave_rows(V (&acc)[R][Vs], const TileSums<T>& to) {
+  constexpr int N = sizeof(V) / sizeof(T);
+  const i64 column = to.column;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r += P) {
+    const WovenRow<T> row = to.woven[r / P];
+#pragma GCC unroll 16
+    for (int v = 0; v < Vs; ++v) {
+      V phases[P];
+      for (int p = 0; p < P; ++p) phases[p] = acc[r + p][v] + row.bias;
+      put_together<P, V, N>(phases);
+      T* y = row.to + column + v * N * P;
+      for (int p = 0; p < P; ++p) Stream ? stream(y + p * N, phases[p]) : store(y + p * N, phases[p]);
+    }
+  }
+}
+template <int P, class T, class V, int R, int Vs>
+inline void weave_tile(V (&acc)[R][Vs], const TileSums<T>& to) {
+  to.stream ? weave_rows<P, true>(acc, to) : weave_rows<P, false>(acc, to);
+}
+
 // R rows broadcast, V vectors of lanes: R * V accumulators stay in registers; V loads and R broadcasts feed R * V products.
 template <class P, class T, int N, int R, int V>
-void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, const i64* rows, bool add) {
+void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, const TileSums<T>& to) {
   using vec = Vec<T, N>;
   vec acc[R][V] = {};
   for (; channels > 0; --channels, x += pitch)
@@ -39,10 +63,12 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, con
         for (int v = 0; v < V; ++v) P::add(acc[r][v], row, lanes[v]);
       }
     }
-  if (add)
-    visit<R, V>(out, rows, N, [&](int r, int v, T* at) { store(at, load<vec>(at) + acc[r][v]); });
-  else
-    visit<R, V>(out, rows, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
+  if (to.add) visit<R, V>(to.sums, to.rows, N, [&](int r, int v, T* at) { acc[r][v] += load<vec>(at); });
+  if (!to.woven) return visit<R, V>(to.sums, to.rows, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
+  if (to.phases == 1) return weave_tile<1>(acc, to);
+  if constexpr (R % 2 == 0)
+    if (to.phases == 2) return weave_tile<2>(acc, to);
+  if constexpr (R % 4 == 0) weave_tile<4>(acc, to);
 }
 
 // Channels that weights are fetched ahead: they are read once a box, and the hardware stops looking ahead where a page ends.
@@ -175,255 +201,6 @@ void correlated_along(i64 runs, i64 first, i64 last, const i64* rows_at, const i
     }
   }
   for (int r = 0; r < R; ++r) out[at[r]] += total<T, N>(acc[r]);
-}
-
-// N positions of P = 1, 2 or 4 phases, in P vectors of y.
-template <int P, bool Stream, class T, class V>
-inline void weave_block(T* y, const T* const* rows, V bias) {
-  constexpr int N = sizeof(V) / sizeof(T);
-  using all = typename CountTo<N>::type;
-  V v[P];
-  for (int p = 0; p < P; ++p) v[p] = load<V>(rows[p]) + bias;
-  if constexpr (P == 4) {  // 0 2 | 1 3, then the pairs: four zips of zips
-    const V a = zip<0>(v[0], v[2], all{}), b = zip<1>(v[0], v[2], all{}), c = zip<0>(v[1], v[3], all{}), d = zip<1>(v[1], v[3], all{});
-    v[0] = zip<0>(a, c, all{}), v[1] = zip<1>(a, c, all{}), v[2] = zip<0>(b, d, all{}), v[3] = zip<1>(b, d, all{});
-  } else if constexpr (P == 2) {
-    const V a = v[0], b = v[1];
-    v[0] = zip<0>(a, b, all{}), v[1] = zip<1>(a, b, all{});
-  }
-  for (int p = 0; p < P; ++p) Stream ? stream(y + p * N, v[p]) : store(y + p * N, v[p]);
-}
-
-// Positions begin .. count - 1 of P = 1, 2 or 4 phases. The last vector overlaps the one before it, and fewer positions than a vector holds
-// are left to narrower vectors; a stream begins at a whole vector of y and ends with one.
-template <class T, int N, int P, bool Stream>
-void weave_vectors(T* y, const T* const* rows, i64 begin, i64 count, T bias) {
-  const auto scalar = [&](i64 q) {
-    for (int p = 0; p < P; ++p) y[q * P + p] = rows[p][q] + bias;
-  };
-  i64 q = begin;
-  if constexpr (N > 1) {
-    const auto block = [&](auto streamed) {
-      const T* at[P];
-      for (int p = 0; p < P; ++p) at[p] = rows[p] + q;
-      weave_block<P, decltype(streamed)::value>(y + q * P, at, Vec<T, N>{} + bias);
-    };
-    if constexpr (Stream)
-      for (; q < count && reinterpret_cast<std::uintptr_t>(y + q * P) % sizeof(Vec<T, N>); ++q) scalar(q);
-    for (; q + N <= count; q += N) block(Flag<Stream>{});
-    if (q == count) return;
-    if constexpr (!Stream) {
-      if (count - begin < N) return weave_vectors<T, N / 2, P, false>(y, rows, q, count, bias);
-      q = count - N;
-      return block(Flag<false>{});
-    }
-  }
-  for (; q < count; ++q) scalar(q);
-}
-
-// Positions begin .. count - 1 of any number of phases, M x M elements transposed in registers at a time: the last positions and phases
-// overlap those before them. Of fewer than M phases the first is repeated; what that writes past a position, the next one overwrites.
-template <class T, int M>
-void weave_squares(T* y, const T* const* rows, i64 phases, i64 begin, i64 count, T bias) {
-  const i64 past = phases < M ? ceil_div(M - phases, phases) : 0, last = count - past;  // positions that nothing would overwrite
-  i64 q = begin;
-  if constexpr (M > 1) {
-    using vec = Vec<T, M>;
-    if (last - begin >= M)
-      for (i64 p = 0; p < phases; p += M) {
-        p = p + M <= phases || phases < M ? p : phases - M;
-        const T* at[M];
-        for (int i = 0; i < M; ++i) at[i] = rows[p + i < phases ? p + i : 0];
-        for (q = begin; q < last; q += M) {
-          q = q + M <= last ? q : last - M;
-          vec v[M];
-#pragma GCC unroll 16
-          for (int i = 0; i < M; ++i) v[i] = load<vec>(at[i] + q) + bias;
-          transpose_square(v);
-#pragma GCC unroll 16
-          for (int i = 0; i < M; ++i) store(y + (q + i) * phases + p, v[i]);
-        }
-      }
-    else if (M > 2 && phases >= M)
-      return weave_squares<T, M / 2>(y, rows, phases, begin, count, bias);
-  }
-  for (; q < count; ++q)
-    for (i64 p = 0; p < phases; ++p) y[q * phases + p] = rows[p][q] + bias;
-}
-
-template <class T, int N>
-void weave(T* y, const T* const* rows, i64 phases, i64 count, T bias, bool stream) {
-  if constexpr (N > 1) {
-    // Streaming needs a whole vector of y to begin between two positions, and lines enough for the two partial ones not to matter.
-    const bool streamed = stream && count * phases * i64(sizeof(T)) >= 1024 &&
-                          reinterpret_cast<std::uintptr_t>(y) / sizeof(T) % (phases <= 4 ? phases : 1) == 0;
-    const auto vectors = [&](auto p) {
-      constexpr int P = decltype(p)::value;
-      streamed ? weave_vectors<T, N, P, true>(y, rows, 0, count, bias) : weave_vectors<T, N, P, false>(y, rows, 0, count, bias);
-    };
-    if (phases == 1) return vectors(Flag<1>{});
-    if (phases == 2) return vectors(Flag<2>{});
-    if constexpr (N >= 4) {
-      if (phases == 4) return vectors(Flag<4>{});
-      if (N >= 16 && phases >= 16) return weave_squares<T, N >= 16 ? 16 : 4>(y, rows, phases, 0, count, bias);
-      if (N >= 8 && phases >= 5) return weave_squares<T, N >= 8 ? 8 : 4>(y, rows, phases, 0, count, bias);
-      return weave_squares<T, 4>(y, rows, phases, 0, count, bias);
-    }
-  }
-  weave_squares<T, 1>(y, rows, phases, 0, count, bias);
-}
-
-// N positions of P = 1, 2 or 4 phases, out of P vectors.
-template <int P, class T, class V>
-inline void unweave_block(const T* from, T* to, i64 to_pitch, V) {
-  constexpr int N = sizeof(V) / sizeof(T);
-  using all = typename CountTo<N>::type;
-  V v[P];
-  for (int p = 0; p < P; ++p) v[p] = load<V>(from + p * N);
-  if constexpr (P == 2) {
-    const V a = v[0], b = v[1];
-    v[0] = unzip<0>(a, b, all{}), v[1] = unzip<1>(a, b, all{});
-  } else if constexpr (P == 4) {
-    const V a = unzip<0>(v[0], v[1], all{}), b = unzip<0>(v[2], v[3], all{}), c = unzip<1>(v[0], v[1], all{}),
-            d = unzip<1>(v[2], v[3], all{});
-    v[0] = unzip<0>(a, b, all{}), v[1] = unzip<0>(c, d, all{}), v[2] = unzip<1>(a, b, all{}), v[3] = unzip<1>(c, d, all{});
-  }
-  for (int p = 0; p < P; ++p) store(to + p * to_pitch, v[p]);
-}
-
-// The last vector overlaps the one before it; fewer positions than a vector holds are left to narrower vectors.
-template <class T, int N, int P>
-void unweave_vectors(const T* from, i64 count, T* to, i64 to_pitch) {
-  if constexpr (N == 1) {
-    for (i64 q = 0; q < count; ++q)
-      for (int p = 0; p < P; ++p) to[p * to_pitch + q] = from[q * P + p];
-  } else {
-    if (count < N) return unweave_vectors<T, N / 2, P>(from, count, to, to_pitch);
-    for (i64 q = 0; q < count; q += N) {
-      q = q + N <= count ? q : count - N;
-      unweave_block<P>(from + q * P, to + q, to_pitch, Vec<T, N>{});
-    }
-  }
-}
-
-// Any number of phases, M x M elements transposed in registers at a time. Nothing is read past the last position, and of fewer phases
-// than M only those are stored.
-template <class T, int M>
-void unweave_squares(const T* from, i64 phases, i64 count, T* to, i64 to_pitch) {
-  const i64 last = count - (phases < M ? ceil_div(M - phases, phases) : 0);  // positions whose M elements all exist
-  i64 q = 0;
-  if constexpr (M > 1) {
-    using vec = Vec<T, M>;
-    if (last >= M)
-      for (i64 p = 0; p < phases; p += M) {
-        p = p + M <= phases || phases < M ? p : phases - M;
-        for (q = 0; q < last; q += M) {
-          q = q + M <= last ? q : last - M;
-          vec v[M];
-#pragma GCC unroll 16
-          for (int i = 0; i < M; ++i) v[i] = load<vec>(from + (q + i) * phases + p);
-          transpose_square(v);
-#pragma GCC unroll 16
-          for (int i = 0; i < M; ++i)
-            if (p + i < phases) store(to + (p + i) * to_pitch + q, v[i]);
-        }
-      }
-    else if (M > 2)
-      return unweave_squares<T, M / 2>(from, phases, count, to, to_pitch);
-  }
-  for (; q < count; ++q)
-    for (i64 p = 0; p < phases; ++p) to[p * to_pitch + q] = from[q * phases + p];
-}
-
-template <class T, int N>
-void unweave(const T* from, i64 phases, i64 count, T* to, i64 to_pitch) {
-  if (count <= 0) return;
-  if (phases == 1) return unweave_vectors<T, N, 1>(from, count, to, to_pitch);
-  if (phases == 2) return unweave_vectors<T, N, 2>(from, count, to, to_pitch);
-  if constexpr (N >= 4) {
-    if (phases == 4) return unweave_vectors<T, N, 4>(from, count, to, to_pitch);
-    if (N >= 16 && phases >= 16) return unweave_squares<T, N >= 16 ? 16 : 4>(from, phases, count, to, to_pitch);
-    if (N >= 8 && phases >= 5) return unweave_squares<T, N >= 8 ? 8 : 4>(from, phases, count, to, to_pitch);
-    return unweave_squares<T, 4>(from, phases, count, to, to_pitch);
-  }
-  unweave_squares<T, 1>(from, phases, count, to, to_pitch);
-}
-
-// Squares in registers, so that every line is read and written once however far apart lines are; what is left over in smaller ones.
-template <class T, int N, bool Stream = false>
-void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 to_pitch, i64 as, i64 bs, const T* bias) {
-  if constexpr (N > 1) {
-    using vec = Vec<T, N>;
-    const i64 a_end = as / N * N, b_end = bs / N * N;
-    const auto square = [&](i64 a, i64 b) __attribute__((always_inline)) {
-      vec v[N];
-#pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) v[i] = load<vec>(from + (a + i) * from_pitch + b);
-      if (bias)
-#pragma GCC unroll 16
-        for (int i = 0; i < N; ++i) v[i] += bias[a + i];
-      transpose_square(v);
-#pragma GCC unroll 16
-      for (int i = 0; i < N; ++i)
-        if constexpr (Stream && sizeof(vec) == kLine)
-          stream(to + a + (b + i) * to_pitch, v[i]);
-        else
-          store(to + a + (b + i) * to_pitch, v[i]);
-    };
-    // Along the lines that lie farther apart, N at a time: few pages at once, and the hardware looks ahead.
-    if (from_pitch > to_pitch)
-      for (i64 a = 0; a < a_end; a += N)
-        for (i64 b = 0; b < b_end; b += N) square(a, b);
-    else
-      for (i64 b = 0; b < b_end; b += N)
-        for (i64 a = 0; a < a_end; a += N) square(a, b);
-    if (a_end < as)
-      transpose<T, N / 2>(from + a_end * from_pitch, from_pitch, to + a_end, to_pitch, as - a_end, b_end, bias ? bias + a_end : nullptr);
-    if (b_end < bs) transpose<T, N / 2>(from + b_end, from_pitch, to + b_end * to_pitch, to_pitch, as, bs - b_end, bias);
-  } else {
-    for (i64 b = 0; b < bs; ++b)
-      for (i64 a = 0; a < as; ++a) to[a + b * to_pitch] = bias ? from[a * from_pitch + b] + bias[a] : from[a * from_pitch + b];
-  }
-}
-
-// Short runs, where calling memset and memcpy would cost more than the work. The last vector overlaps the one before it.
-template <class T, int N>
-inline void copy_run(const T* from, T* to, i64 count) {
-  using vec = Vec<T, N>;
-  i64 i = 0;
-  for (; i + N <= count; i += N) store(to + i, load<vec>(from + i));
-  if (i == count) return;
-  if (count >= N) return store(to + count - N, load<vec>(from + count - N));
-  if constexpr (N > 1) copy_run<T, N / 2>(from, to, count);
-}
-
-template <class T, int N>
-inline void zero_run(T* to, i64 count) {
-  i64 i = 0;
-  for (; i + N <= count; i += N) store(to + i, Vec<T, N>{});
-  for (; i < count; ++i) to[i] = T(0);
-}
-
-template <class T, int N>
-void copy(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 begin, i64 end, i64 columns) {
-  for (; rows > 0; --rows, from += from_pitch, to += to_pitch) {
-    // The next row usually lies on another page, where the hardware does not look ahead.
-    if (rows > 1)
-      for (i64 i = 0; i < end - begin; i += 64 / i64(sizeof(T))) __builtin_prefetch(from + from_pitch + i);
-    zero_run<T, N>(to, begin);
-    copy_run<T, N>(from, to + begin, end - begin);
-    zero_run<T, N>(to + end, columns - end);
-  }
-}
-
-template <class T, int N>
-void copy_stretches(const T* from, i64 ahead, T* to, const Stretch* stretches, i64 count) {
-  for (const Stretch* s = stretches; s < stretches + count; ++s) {
-    const T* at = from + s->from;
-    for (i64 i = 0; i < s->count; i += 64 / i64(sizeof(T))) __builtin_prefetch(at + ahead + i);
-    zero_run<T, N>(to + s->to, s->zeros);
-    copy_run<T, N>(at, to + s->to + s->zeros, s->count);
-  }
 }
 
 // The microkernels with products of one kind: a tile takes R * V accumulators, V lanes and a broadcast.

@@ -23,11 +23,29 @@ constexpr int kMaxRows = 12, kMaxVecs = 8;
 constexpr i64 kStreamBytes = 16 << 20;
 constexpr i64 kLine = 64;  // bytes of a line, at whose multiples such stores begin
 
-// The microkernel: out[r][lane] (+)= sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane]
-// for R rows and V vectors of lanes, at out[rows[r] + lane]. The sum starts from zero and is added to `out` when it is
-// complete, so that a long sum taken in parts rounds like a tree, not like a chain. Reads exactly V * lanes values of x a tap.
+// Where a tile's sums go: row r to sums[rows[r] + lane], added to what is there if `add`. With `woven` they are complete then, and P = 1, 2
+// or 4 rows in turn, `phases`, are the stride phases of one row of output: they go there put together, row r to
+// woven[r / P].to[column + lane * P + r % P]. `stream` is as for Weave.
 template <class T>
-using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, T* out, const i64* rows, bool add);
+struct WovenRow {
+  T *to, bias;
+};
+template <class T>
+struct TileSums {
+  T* sums;
+  const i64* rows;
+  bool add;
+  const WovenRow<T>* woven;
+  i64 phases, column;
+  bool stream;
+};
+constexpr bool weaves(i64 phases) { return phases == 1 || phases == 2 || phases == 4; }
+
+// The microkernel: the sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane] for R rows and V
+// vectors of lanes. The sum starts from zero and is added to earlier ones when it is complete, so that a long sum taken in parts rounds
+// like a tree, not like a chain. Reads exactly V * lanes values of x a tap.
+template <class T>
+using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, const TileSums<T>& to);
 
 // The other microkernel, for lanes over channels: out[r][lane] (+)= sum over t < taps and first <= c < last of
 // rows[t * R + r][c] * w[offsets[t] + c * lanes + lane], with R rows, V vectors of lanes, and `bias` (or null)
@@ -178,14 +196,11 @@ struct Kernels {
 };
 
 // A method's `run` for all that it sums in and writes.
-#define TCONV_RUNS(Plan)                                                                                                              \
-  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&, View<float>); \
-  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&,               \
-                           View<BFloat16>);                                                                                           \
-  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&,               \
-                           View<Float16>);                                                                                            \
-  template void run<double>(const Plan&, const Kernels<double>&, View<const double>, const double*, const Epilogue<double>&,          \
-                            View<double>);
+#define TCONV_RUNS(Plan)                                                                                                                 \
+  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&, View<float>);    \
+  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&, View<BFloat16>); \
+  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&, View<Float16>);  \
+  template void run<double>(const Plan&, const Kernels<double>&, View<const double>, const double*, const Epilogue<double>&, View<double>);
 
 // Adjacent sums, rounded to what an array holds.
 template <class S>

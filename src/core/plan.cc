@@ -15,9 +15,10 @@ constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a vector of the output, a row of it and its third and fourth phase, a vector that is transposed
-// and a row of such, and what tiles take beyond their model; a tile, however short its sums; a box of a group.
+// and a row of such, and what tiles take beyond their model; a tile, however short its sums; a vector of sums that might go
+// straight to the output and does not; a box of a group.
 constexpr double kPackCycles = 0.4, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7, kTurnedRowCycles = 50,
-                 kTileFactor = 1.1, kTileCycles = 15, kBoxCycles = 400;
+                 kTileFactor = 1.1, kTileCycles = 15, kThroughCycles = 4, kBoxCycles = 400;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
@@ -78,6 +79,7 @@ double tap_cycles(double h, double v, double vector_bytes) {
 struct Tiling {
   i64 height, wide, lanes, element_bytes;
   double terms;
+  bool woven;
 
   double cycles(i64 positions) const {
     const i64 vectors = ceil_div(positions, lanes), rest = vectors % wide;
@@ -99,7 +101,9 @@ struct Broken {
     const double by_slab = double(slabs) * t.cycles((rows - 1) * pitch + row), by_row = double(slabs * rows) * t.cycles(row);
     at = Break::never, cycles = on;
     if (by_slab <= cycles) at = Break::slabs, cycles = by_slab;
-    if (by_row <= 1.02 * cycles) at = Break::rows, cycles = by_row;
+    const double through = t.woven ? kThroughCycles / t.terms * double(t.height * rows * slabs * ceil_div(row, t.lanes)) : 0.0;
+    cycles += through;
+    if (const double whole = by_row + (row < t.lanes ? through : 0.0); whole <= 1.02 * cycles) at = Break::rows, cycles = whole;
   }
 };
 
@@ -242,6 +246,32 @@ i64 choose_block(i64 outputs, i64 run) {
   return outputs <= most ? outputs : std::min(most, round_up(even(outputs, most), most < kEven ? 1 : kEven));
 }
 
+// Whether all phases of an axis are computed and read the same inputs.
+bool uniform(const StencilAxis& a) {
+  const std::vector<Tap> first = taps_of(a, 0);
+  for (i64 phase = 1; phase < a.out_stride; ++phase) {
+    const std::vector<Tap> other = taps_of(a, phase);
+    if (!std::equal(first.begin(), first.end(), other.begin(), other.end(),
+                    [](const Tap& x, const Tap& y) { return x.in_phase == y.in_phase && x.shift == y.shift; }))
+      return false;
+  }
+  return a.out_begin == 0 && a.out_end == a.out_stride;
+}
+
+// Whether all phases of a row of output are rows of one tile, even where few rows are multiplied by the offsets they share.
+bool weaves_rows(const Plan& p) {
+  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
+  return weaves(w.out_stride) && uniform(w) && (p.block * w.out_stride > kMaxRows || (uniform(h) && uniform(d)));
+}
+
+// Whether most rows of positions go there when a plan runs: they have all of their outputs, as none are cropped or rows are pieces of long
+// ones, and what goes past the caches is whole lines.
+bool weaves_most(const Plan& p, i64 lanes, i64 element_bytes) {
+  const StencilAxis& w = p.axis[2];
+  if (p.large && (w.out_size * element_bytes % kLine || w.count % lanes)) return false;
+  return w.count > kMaxLanes || (w.out_lo == 0 && w.out_size == w.count * w.out_stride);
+}
+
 // Axes of a stencil whose few outputs would not fill a tile: phases share what they read, and rows of outputs are computed together.
 void fill_tiles(Plan& p, const Spec& spec, Direction direction) {
   i64 rows = p.outputs;
@@ -258,6 +288,7 @@ void choose_strips(Plan& p, const Tiling& t, i64 element_bytes) {
   for (const Unit& u : p.units) unit_rows = std::max(unit_rows, i64(u.slot.size()) * p.block);
   // Every strip reads the unit's weights anew.
   const bool heavy = p.channels * p.weights / i64(p.units.size()) * p.block * element_bytes > kWeightBytes;
+  p.wide = t.wide;
   p.strip = std::max<i64>(1, (heavy ? kManySumsBytes : kSumsBytes) / element_bytes / (unit_rows * t.lanes * t.wide)) * t.wide;
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
   p.breaks = Broken(t, w.box, h.extent * w.extent, w.extent, h.box, d.box * p.box_batch).at;
@@ -265,27 +296,30 @@ void choose_strips(Plan& p, const Tiling& t, i64 element_bytes) {
   p.pitch = round_up(p.strip * t.lanes, 16) | 16;  // an odd number of lines
 }
 
-void place_rows(Plan& p, const RowGroup& g, i64 outputs, RowGroup::Rows& rows) {
-  for (i64 slot : g.slots)
-    for (i64 m = 0; m < outputs; ++m) rows.sums.push_back((slot * p.block + m) * p.pitch);
+template <class T>
+void place_rows(const Plan& p, const Kernels<T>& k, const RowGroup& g, i64 outputs, RowGroup::Rows& rows) {
+  for (i64 i = 0; i < i64(g.slots.size()) * outputs; ++i) {
+    const auto [slot, m] = g.row(i, outputs, p.woven);
+    rows.sums.push_back((g.slots[std::size_t(slot)] * p.block + m) * p.pitch);
+  }
+  rows.height = tile_rows(k, i64(rows.sums.size()), p.channels * i64(g.offsets.size()), kMaxVecs, p.woven ? p.axis[2].out_stride : 1);
 }
 
 template <class T>
 Tiling main_tile(const Plan& p, const Kernels<T>& k) {
   const i64 run = std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost);
   const i64 rows = p.block * run > kMaxRows ? p.block : p.block * run * (p.axis[1].out_end - p.axis[1].out_begin);
-  const int height = tile_rows(k, std::min<i64>(rows, kBlock), kTerms);
+  const i64 multiple = p.woven ? run : 1;
+  const int height = tile_rows(k, std::min<i64>(rows, kBlock) / multiple * multiple, kTerms, kMaxVecs, multiple);
   const i64 phases = (p.axis[0].out_end - p.axis[0].out_begin) * (p.axis[1].out_end - p.axis[1].out_begin) * run;
-  return {height, tile_vecs(k, height), k.lanes, sizeof(T), std::max(1.0, double(p.channels * p.taps) / double(phases))};
+  return {height, tile_vecs(k, height), k.lanes, sizeof(T), std::max(1.0, double(p.channels * p.taps) / double(phases)), p.woven};
 }
 
 template <class T>
 void finish_plan(Plan& p, const Kernels<T>& k) {
   for (Unit& unit : p.units)
     for (RowGroup& g : unit.groups) {
-      const i64 depth = p.channels * i64(g.offsets.size()), last = p.block_outputs(p.blocks - 1);
-      place_rows(p, g, p.block, g.rows), place_rows(p, g, last, g.last_rows);
-      g.rows.height = tile_rows(k, i64(g.rows.sums.size()), depth), g.last_rows.height = tile_rows(k, i64(g.last_rows.sums.size()), depth);
+      place_rows(p, k, g, p.block, g.rows), place_rows(p, k, g, p.block_outputs(p.blocks - 1), g.last_rows);
       unit.tiles += ceil_div(i64(g.rows.sums.size()), g.rows.height);
     }
 }
@@ -353,7 +387,12 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
   block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
   blocks = ceil_div(outputs, block);
-  const Tiling tiling = element_bytes == 8 ? main_tile(*this, *isa.f64) : main_tile(*this, *isa.f32);
+  large =
+      double(batch * groups * outputs * element_bytes) * double(axis[0].out_size) * double(axis[1].out_size) * double(axis[2].out_size) >=
+      double(kStreamBytes);
+  woven = weaves_rows(*this);
+  Tiling tiling = element_bytes == 8 ? main_tile(*this, *isa.f64) : main_tile(*this, *isa.f32);
+  tiling.woven &= rows_lie && weaves_most(*this, tiling.lanes, element_bytes);
   choose_box(*this, tiling, kPanelBytes / element_bytes, threads > 1 ? 3 * threads : 1);
   for (StencilAxis& a : axis) a.extent = a.box + a.shift_max - a.shift_min;
   const i64 shared = shared_zeros(axis[2]);
@@ -368,6 +407,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   choose_strips(*this, tiling, element_bytes);
   lanes = tiling.lanes;
   box_cycles = tconv::box_cycles(*this, tiling, axis[2].box, axis[1].box, axis[0].box, box_batch);
+  write_cycles = tiling.woven ? kWriteCycles - kThroughCycles : kWriteCycles;
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
 }
 
@@ -388,7 +428,7 @@ double cycles(const Plan& p, bool channels_last) {
   // Of adjacent channels, a phase's columns lie that many pixels apart.
   const double apart = phases > 4 ? 0.06 * double(phases) : 0.0;
   const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) + apart * packed : 0.0;
-  return double(p.groups) * (boxes * (p.box_cycles + kBoxCycles) + kWriteCycles * written + each_row * rows + split + turned);
+  return double(p.groups) * (boxes * (p.box_cycles + kBoxCycles) + p.write_cycles * written + each_row * rows + split + turned);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
@@ -420,10 +460,10 @@ int tile_vecs(const Kernels<T>& kernels, i64 rows, int vecs) {
 }
 
 template <class T>
-int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs) {
-  int best = 1;
+int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs, i64 multiple) {
+  int best = int(multiple);
   double lowest = 1e300;
-  for (int r = int(std::min<i64>(kMaxRows, rows)); r >= 1; --r) {
+  for (int r = int(std::min<i64>(kMaxRows, rows) / multiple * multiple); r >= 1; r -= int(multiple)) {
     const int v = tile_vecs(kernels, r, vecs);
     if (v < std::min(vecs, 2)) continue;
     // Cycles of the tiles of h rows, and their fixed cost; counted per vector of lanes.
@@ -437,8 +477,8 @@ int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs) {
   return best;
 }
 
-template int tile_rows<float>(const Kernels<float>&, i64, i64, int);
-template int tile_rows<double>(const Kernels<double>&, i64, i64, int);
+template int tile_rows<float>(const Kernels<float>&, i64, i64, int, i64);
+template int tile_rows<double>(const Kernels<double>&, i64, i64, int, i64);
 template int tile_vecs<float>(const Kernels<float>&, i64, int);
 template int tile_vecs<double>(const Kernels<double>&, i64, int);
 

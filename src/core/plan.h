@@ -74,6 +74,13 @@ struct RowGroup {
     std::vector<i64> sums;
   };
   Rows rows, last_rows;
+
+  // Which of `slots` and which channel a row of tiles is. Rows come channel by channel where their sums are `woven`, so that a tile holds
+  // what stands side by side in the output; else slot by slot.
+  std::pair<i64, i64> row(i64 i, i64 outputs, bool woven) const {
+    const i64 count = i64(slots.size());
+    return woven ? std::pair(i % count, i / count) : std::pair(i / outputs, i % outputs);
+  }
 };
 
 // The phases computed together: all phases along the row (or a run of them), for one or more phases of the other axes.
@@ -99,13 +106,15 @@ struct Plan {
   StencilAxis axis[3];
   i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
   i64 box_batch;
-  i64 plane, planes, panel;  // elements of a phase plane, planes a channel, elements of a panel
-  i64 block, blocks;         // output channels that are computed together
-  i64 taps;                  // of the whole kernel
-  i64 weights;               // packed for a channel and an output: one a tap, or more where folded positions share a tap
-  i64 lanes;                 // of a vector
-  double box_cycles;         // estimated
-  i64 strip, pitch;          // vectors of a strip at most, and the elements between two rows of sums
+  i64 plane, planes, panel;         // elements of a phase plane, planes a channel, elements of a panel
+  i64 block, blocks;                // output channels that are computed together
+  i64 taps;                         // of the whole kernel
+  i64 weights;                      // packed for a channel and an output: one a tap, or more where folded positions share a tap
+  i64 lanes;                        // of a vector
+  double box_cycles, write_cycles;  // estimated: of a box, and of writing a vector of the output beside that
+  i64 wide, strip, pitch;           // vectors of a tile and of a strip at most, and the elements between two rows of sums
+  bool large;                       // the output, too large for the caches
+  bool woven;                       // all phases of a row of output are rows of one tile
   Break breaks;
   std::vector<Unit> units;
   int threads;
@@ -141,9 +150,9 @@ struct Boxes {
 double cycles(const Plan& plan, bool channels_last);
 
 // The height of the tiles that cover `rows` rows: the one of lowest expected cost. It depends on the weight and the kernel
-// alone, so packed weights serve any input size. Tiles are at most `vecs` wide.
+// alone, so packed weights serve any input size. Tiles are at most `vecs` wide, their height a multiple of `multiple`, as is `rows`.
 template <class T>
-int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs = kMaxVecs);
+int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs = kMaxVecs, i64 multiple = 1);
 
 // The widest tile of a height.
 template <class T>

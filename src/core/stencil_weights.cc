@@ -65,12 +65,14 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
           const i64 taps = i64(g.offsets.size()), rows = i64(g.slots.size()) * outputs, height = p.rows(g, b).height;
           for (i64 r = 0; r < rows; r += height) {
             // Rows of one slot differ in their outputs alone.
-            const i64 tall = std::min(height, rows - r), slot = r / outputs;
-            const bool one = (r + tall - 1) / outputs == slot;
+            const i64 tall = std::min(height, rows - r);
+            const bool one = p.woven ? g.slots.size() == 1 : r / outputs == (r + tall - 1) / outputs;
             lies.clear();
             for (i64 t = 0; t < taps; ++t)
-              for (i64 i = r; i < (one ? r + 1 : r + tall); ++i)
-                lies.push_back(i % outputs * weight.stride[1] + element[std::size_t(g.taps[i / outputs][t])]);
+              for (i64 i = r; i < (one ? r + 1 : r + tall); ++i) {
+                const auto [slot, m] = g.row(i, outputs, p.woven);
+                lies.push_back(m * weight.stride[1] + element[std::size_t(g.taps[std::size_t(slot)][std::size_t(t)])]);
+              }
             const i64 size = taps * tall;
             const Lie lie(one ? tall : 1, weight.stride[1], lies);
             if (weight.stride[0] == 1 && end - begin >= kFewest)  // channels are adjacent, taps and outputs are not

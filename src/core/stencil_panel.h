@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inputs of a box, packed into its panel (plan.h).
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "phases.h"
+#include "plan.h"
+
+namespace tconv {
+
+// `columns` inputs in a row, of every channel: those inside the input are copied, the others are zero.
+template <class T>
+void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column_stride, Columns in, i64 channels, i64 columns, T* to,
+              i64 pitch) {
+  const i64 inside = in.end - in.begin;
+  from += in.begin * column_stride;
+  if (column_stride == 1 || !inside) return k.copy(from, channel_stride, to, pitch, channels, in.begin, in.end, columns);
+  k.copy(from, 0, to, pitch, channels, in.begin, in.begin, in.begin);
+  k.copy(from, 0, to + in.end, pitch, channels, 0, 0, columns - in.end);
+  to += in.begin;
+  if (channel_stride == 1) return k.transpose(from, column_stride, to, pitch, inside, channels, nullptr);
+  for (i64 c = 0; c < channels; ++c)
+    for (i64 z = 0; z < inside; ++z) to[c * pitch + z] = from[c * channel_stride + z * column_stride];
+}
+
+// The input coordinate of a panel's first element along an axis, for phase 0.
+inline i64 start(const Plan& p, const Box& box, int i) { return p.axis[i].in_stride * (box.at[i] - p.axis[i].shift_max) - p.axis[i].in_lo; }
+
+// Calls body(lane, from) for every row of one phase along depth and height: its place in a plane, and the element of its coordinate 0, or
+// none where the row lies outside the input or nobody needs it.
+template <class F>
+void each_line(const Plan& p, const i64* stride, const Box& box, i64 pd, i64 ph, F body) {
+  const StencilAxis &d = p.axis[0], &h = p.axis[1];
+  const auto needed = [&](int i) { return box.size[i] + p.axis[i].halo(); };
+  for (i64 n = 0; n < box.batches; ++n)
+    for (i64 zd = 0; zd < d.extent; ++zd)
+      for (i64 zh = 0; zh < h.extent; ++zh) {
+        const i64 id = start(p, box, 0) + pd + zd * d.in_stride, ih = start(p, box, 1) + ph + zh * h.in_stride;
+        const bool inside = id >= 0 && id < d.in_size && ih >= 0 && ih < h.in_size && zd < needed(0) && zh < needed(1);
+        body(p.lane(n, zd, zh), inside ? std::optional((box.batch + n) * stride[0] + id * stride[2] + ih * stride[3]) : std::nullopt);
+      }
+}
+
+// Calls body(to, from, inside, columns) for every row of a box's panel: its place in the panel, the element of the first column, which need
+// not exist, and the columns that lie inside the input. Rows follow one another without gaps. What lies between positions and after
+// them is computed too, though never used: it must be some number, hence written.
+template <class F>
+void each_panel_row(const Plan& p, const i64* stride, const Box& box, F body) {
+  const StencilAxis& w = p.axis[2];
+  i64 plane = 0;
+  for (i64 pd : p.axis[0].in_phases)
+    for (i64 ph : p.axis[1].in_phases)
+      for (i64 pw : w.in_phases) {
+        const i64 to = plane++ * p.plane, end = p.lane(box.batches, 0, 0);
+        const Columns inside(start(p, box, 2) + pw, w.in_stride, w.in_size, w.extent), none(0, 1, 0, w.extent);
+        each_line(p, stride, box, pd, ph, [&](i64 lane, std::optional<i64> line) {
+          const bool some = line && inside.end > inside.begin;
+          body(to + lane, some ? *line + inside.first * stride[4] : 0, some ? inside : none, w.extent);
+        });
+        body(to + end, 0, Columns(0, 1, 0, p.plane - end), p.plane - end);
+      }
+}
+
+// Whether rows of the input, whose columns are adjacent, are taken apart into all of their phases.
+inline bool splits(const Plan& p, const i64* stride) {
+  return stride[4] == 1 && p.axis[2].in_stride > 1 && i64(p.axis[2].in_phases.size()) == p.axis[2].in_stride;
+}
+
+// Such a panel, channel after channel as they lie in memory.
+template <class T>
+void pack_split(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, T* panel) {
+  const StencilAxis& w = p.axis[2];
+  std::vector<Columns> columns;
+  for (i64 pw : w.in_phases) columns.emplace_back(start(p, box, 2) + pw, w.in_stride, w.in_size, w.extent);
+  const i64 end = p.lane(box.batches, 0, 0);
+  for (i64 c = 0; c < p.channels; ++c) {
+    const T* from = in.data + c * in.stride[1];
+    for (i64 pd : p.axis[0].in_phases)
+      for (i64 ph : p.axis[1].in_phases) {
+        each_line(p, in.stride, box, pd, ph, [&](i64 lane, std::optional<i64> line) {
+          if (line) return split_row(k, columns, w.in_stride, w.extent, from + *line, panel + lane, p.plane);
+          k.copy(from, 0, panel + lane, p.plane, w.in_stride, 0, 0, w.extent);
+        });
+        k.copy(from, 0, panel + end, p.plane, w.in_stride, 0, 0, p.plane - end);
+        panel += w.in_stride * p.plane;
+      }
+  }
+}
+
+// Whether a row of the panel is a row of the input.
+inline bool adjacent(const Plan& p, const i64* stride) { return stride[4] * p.axis[2].in_stride == 1; }
+
+// The rows of a panel as few stretches of one channel: rows that are adjacent in both are one.
+inline std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box& box) {
+  std::vector<Stretch> found;
+  found.reserve(std::size_t(p.planes * p.plane / p.axis[2].extent + p.planes));
+  i64 zeros = 0;
+  each_panel_row(p, stride, box, [&](i64 to, i64 from, Columns row, i64 columns) {
+    const i64 count = row.end - row.begin;
+    zeros += row.begin;
+    if (count > 0) {
+      if (!found.empty() && !zeros && found.back().from + found.back().count == from + row.begin)
+        found.back().count += count;
+      else
+        found.push_back({to + row.begin - zeros, zeros, from + row.begin, count});
+      zeros = 0;
+    }
+    zeros += columns - row.end;
+    if (to + columns == p.planes * p.plane && zeros) found.push_back({to + columns - zeros, zeros, 0, 0});
+  });
+  return found;
+}
+
+// The inputs of a box, wherever they lie.
+template <class T>
+void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, const std::vector<Stretch>& stretches,
+                T* panel) {
+  const i64 channel = p.planes * p.plane;
+  if (splits(p, in.stride)) return pack_split(p, k, in, box, panel);
+  if (adjacent(p, in.stride))
+    for (i64 c = 0; c < p.channels; ++c)
+      k.copy_stretches(in.data + c * in.stride[1], in.stride[1], panel + c * channel, stretches.data(), i64(stretches.size()));
+  else
+    each_panel_row(p, in.stride, box, [&](i64 to, i64 from, Columns row, i64 columns) {
+      pack_row(k, in.data + from, in.stride[1], in.stride[4] * p.axis[2].in_stride, row, p.channels, columns, panel + to, channel);
+    });
+}
+
+}  // namespace tconv
