@@ -12,6 +12,7 @@ namespace {
 
 // What a box's panel of inputs may take of a core's second-level cache; with larger boxes the tiles wait for it.
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
+constexpr i64 kLongRow = 512;  // positions: of so many, those at both ends that lack outputs do not matter
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a vector of the output, a row of it and its third and fourth phase, a vector that is transposed
@@ -269,14 +270,19 @@ bool weaves_rows(const Plan& p) {
 bool weaves_most(const Plan& p, i64 lanes, i64 element_bytes) {
   const StencilAxis& w = p.axis[2];
   if (p.large && (w.out_size * element_bytes % kLine || w.count % lanes)) return false;
-  return w.count > kMaxLanes || (w.out_lo == 0 && w.out_size == w.count * w.out_stride);
+  return w.count > kLongRow || (w.out_lo == 0 && w.out_size == w.count * w.out_stride);
 }
 
 // Axes of a stencil whose few outputs would not fill a tile: phases share what they read, and rows of outputs are computed together.
 void fill_tiles(Plan& p, const Spec& spec, Direction direction) {
   i64 rows = p.outputs;
   for (const StencilAxis& a : p.axis) rows *= std::min(a.out_end - a.out_begin, kPhaseMost);
-  if (p.outputs * std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost) > kMaxRows) return;
+  if (p.outputs * std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost) > kMaxRows) {
+    // Long rows whose phases could read the same inputs are put together in registers.
+    const StencilAxis shared(spec.axis[2], direction, true);
+    if (shared.count > kLongRow && weaves(shared.out_stride) && uniform(shared)) p.axis[2] = shared;
+    return;
+  }
   // Sums of few terms are not worth the reading and writing between groups that folding makes.
   const i64 fold = p.channels * p.taps < kFoldTerms * rows / p.outputs ? 1 : std::clamp<i64>(kMaxRows / rows, 1, p.axis[1].count);
   for (int i = 0; i < 3; ++i) p.axis[i] = StencilAxis(spec.axis[i], direction, true, i == 1 ? fold : 1);
