@@ -117,7 +117,7 @@ class Stencil {
   Stencil(const Problem& problem, bool forward, const std::string& kind, const std::string& kernel, int threads, bool pack_always)
       : problem_(problem), forward_(forward), dtype_(dtype(kind)) {
     const Direction direction = forward ? Direction::forward : Direction::grad_input;
-    const Use use{pack_always, problem.channels_last};
+    const Use use{pack_always, problem.channels_last, true};
     if (dtype_ == Dtype::bfloat16 || dtype_ == Dtype::float16)
       half_.emplace(problem.spec, direction, isa(kernel), method(kernel), std::max(threads, 1), use,
                     dtype_ == Dtype::bfloat16 ? Half::bfloat16 : Half::float16);
@@ -169,9 +169,13 @@ class Stencil {
       const View<const T> from = problem_.weight<const T>(weight);
       check_dense<T>(weight, "weight");
       nb::gil_scoped_release release;
-      Word* packed = scratch<Word>(3, weight_elements());
-      pack_words(from, packed);
-      run_words(call, packed);
+      const Word* weights = ready_words(from);
+      if (!weights) {
+        Word* packed = scratch<Word>(3, weight_elements());
+        pack_words(from, packed);
+        weights = packed;
+      }
+      run_words(call, weights);
     });
   }
 
@@ -197,6 +201,11 @@ class Stencil {
     dtype_ == Dtype::float64 ? f(double(), double()) : f(float(), float());
   }
 
+  template <class T>
+  const T* ready_words(const View<const T>& from) const {
+    return whole_->ready(from);
+  }
+  const float* ready_words(const View<const Bits>&) const { return nullptr; }
   template <class T>
   void pack_words(const View<const T>& from, T* to) const {
     whole_->pack<T>(from, to);

@@ -88,7 +88,7 @@ std::shared_ptr<const Layer> layer_of(const DenseProblem& p, Direction direction
     const std::lock_guard<std::mutex> lock(mutex);
     if (const auto found = kept.find(key); found != kept.end()) return found->second;
   }
-  const Use use{true, p.words.last};
+  const Use use{true, p.words.last, std::is_sorted(p.words.order.begin(), p.words.order.end()) && !p.words.flip};
   auto made = std::make_shared<const Layer>(s, direction, best_isa(), Method::automatic, threads, is_double ? 8 : 4, use);
   const std::lock_guard<std::mutex> lock(mutex);
   if (kept.size() >= kLayers) kept.clear();
@@ -107,9 +107,13 @@ void run(const DenseProblem& p, Direction direction, const Dense& in, const Dens
   }
   if (p.spec.batch == 0) return;
   const auto layer = layer_of(p, direction, sizeof(T) == 8, threads);
-  T* packed = scratch<T>(3, layer->weight_elements());
-  layer->pack<T>(weight, packed);
-  layer->run<T>(from, packed, after, to);
+  const T* weights = layer->ready(weight);
+  if (!weights) {
+    T* packed = scratch<T>(3, layer->weight_elements());
+    layer->pack<T>(weight, packed);
+    weights = packed;
+  }
+  layer->run<T>(from, weights, after, to);
 }
 
 }  // namespace

@@ -47,22 +47,30 @@ inline void weave_tile(V (&acc)[R][Vs], const TileSums<T>& to) {
 
 // R rows broadcast, V vectors of lanes: R * V accumulators stay in registers; V loads and R broadcasts feed R * V products.
 template <class P, class T, int N, int R, int V>
-void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, const TileSums<T>& to) {
+void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, i64 row_step, const T* x, const TileSums<T>& to) {
   using vec = Vec<T, N>;
   vec acc[R][V] = {};
-  for (; channels > 0; --channels, x += pitch)
-    for (i64 t = 0; t < taps; ++t, w += R) {
-      const T* at = x + offsets[t];
-      vec lanes[V];
+  const auto add = [&](const T* at, auto weight) __attribute__((always_inline)) {
+    vec lanes[V];
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) lanes[v] = load<vec>(at + v * N);
+    for (int v = 0; v < V; ++v) lanes[v] = load<vec>(at + v * N);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const auto row = P::spread(w[r]);
+    for (int r = 0; r < R; ++r) {
+      const auto row = P::spread(weight(r));
 #pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) P::add(acc[r][v], row, lanes[v]);
-      }
+      for (int v = 0; v < V; ++v) P::add(acc[r][v], row, lanes[v]);
     }
+  };
+  if (row_step) {
+    const T* row[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) row[r] = w + r * row_step;
+    for (i64 i = 0; channels > 0; --channels, x += pitch)
+      for (i64 t = 0; t < taps; ++t, ++i) add(x + offsets[t], [&](int r) -> const T& { return row[r][i]; });
+  } else {
+    for (; channels > 0; --channels, x += pitch)
+      for (i64 t = 0; t < taps; ++t, w += R) add(x + offsets[t], [&](int r) -> const T& { return w[r]; });
+  }
   if (to.add) visit<R, V>(to.sums, to.rows, N, [&](int r, int v, T* at) { acc[r][v] += load<vec>(at); });
   if (!to.woven) return visit<R, V>(to.sums, to.rows, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
   if (to.phases == 1) return weave_tile<1>(acc, to);

@@ -42,10 +42,11 @@ struct TileSums {
 constexpr bool weaves(i64 phases) { return phases == 1 || phases == 2 || phases == 4; }
 
 // The microkernel: the sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane] for R rows and V
-// vectors of lanes. The sum starts from zero and is added to earlier ones when it is complete, so that a long sum taken in parts rounds
-// like a tree, not like a chain. Reads exactly V * lanes values of x a tap.
+// vectors of lanes; where there is a `row_step`, rows of w lie as they do in the layer's weight: w[r * row_step + c * taps + t]. The sum
+// starts from zero and is added to earlier ones when it is complete, so that a long sum taken in parts rounds like a tree, not like a
+// chain. Reads exactly V * lanes values of x a tap.
 template <class T>
-using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, const T* x, const TileSums<T>& to);
+using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, i64 row_step, const T* x, const TileSums<T>& to);
 
 // The other microkernel, for lanes over channels: out[r][lane] (+)= sum over t < taps and first <= c < last of
 // rows[t * R + r][c] * w[offsets[t] + c * lanes + lane], with R rows, V vectors of lanes, and `bias` (or null)

@@ -17,6 +17,7 @@ double pack_positions(Direction dir, i64 taps, double large) {
 }
 double pack_channels(Direction dir, double large) { return dir == Direction::forward ? 0.6 + 0.8 * large : 0.7 + 1.2 * large; }
 constexpr double kLargeWeight = 32 << 20;  // bytes
+constexpr double kRawShare = 0.04;         // of the time of tiles, if their weights are not packed
 
 constexpr double kMostTurned = 4 << 20;  // bytes
 
@@ -42,6 +43,19 @@ bool stands_for(Method asked, Method method) {
   return asked == method || asked == Method::automatic || (asked == Method::direct && method < Method::winograd);
 }
 
+// Cycles of packing the weights of a plan over positions.
+double packing(const Plan& plan, Direction dir, i64 bytes, Use use) {
+  if (!use.pack_always) return 0;
+  const double elements = double(plan.weight_elements()), large = std::min(1.0, elements * double(bytes) / kLargeWeight);
+  return elements * pack_positions(dir, plan.taps, large);
+}
+
+// Whether it is worth it to read weights where they lie, which makes tiles slower by kRawShare.
+bool reads_raw(const Plan& plan, Direction dir, i64 bytes, Use use) {
+  return dir == Direction::grad_input && use.natural_weight && plan.natural &&
+         packing(plan, dir, bytes, use) > kRawShare * cycles(plan, use.channels_last);
+}
+
 // Every method with its estimate as one thread would run it: methods round differently, and the choice must not hang on the number of
 // threads. A method asked for by name is the only one considered.
 std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa, Method asked, const Plan& by_positions, i64 bytes,
@@ -49,15 +63,14 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
   const int lanes = bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   const double weight = double(spec.in_channels * by_positions.taps * spec.out_channels / spec.groups);
   const double large = std::min(1.0, weight * double(bytes) / kLargeWeight);
-  const auto packed = [&](i64 weights, double each) { return use.pack_always ? double(weights) * each : 0.0; };
   const auto estimate = [&](Method method) {
     switch (method) {
       case Method::positions:
-        return cycles(by_positions, use.channels_last) +
-               packed(by_positions.weight_elements(), pack_positions(dir, by_positions.taps, large));
+        return by_positions.raw ? (1 + kRawShare) * cycles(by_positions, use.channels_last)
+                                : cycles(by_positions, use.channels_last) + packing(by_positions, dir, bytes, use);
       case Method::channels: {
         const Gather plan(spec, dir, 1, lanes, bytes);
-        return cycles(plan, use.channels_last) + packed(plan.weight_elements(), pack_channels(dir, large));
+        return cycles(plan, use.channels_last) + (use.pack_always ? double(plan.weight_elements()) * pack_channels(dir, large) : 0.0);
       }
       case Method::depthwise:
         return cycles(Depthwise(spec, dir, 1), lanes, use.channels_last);
@@ -98,7 +111,12 @@ std::string refusal(Method method, const Spec& spec, Direction direction) {
 Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int threads, i64 element_bytes, Use use)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
   if (const std::string why = refusal(asked, spec, dir); !why.empty()) throw std::invalid_argument(why);
-  auto by_positions = std::make_unique<const Plan>(spec, dir, isa, 1, element_bytes, !use.channels_last);
+  const auto over_positions = [&](int count) {
+    auto found = std::make_unique<Plan>(spec, dir, isa, count, element_bytes, !use.channels_last);
+    found->raw = reads_raw(*found, dir, element_bytes, use);
+    return found;
+  };
+  auto by_positions = over_positions(1);
   candidates = consider(spec, dir, isa, asked, *by_positions, element_bytes, use);
   method = best(candidates).method, cycles = best(candidates).cycles;
   threads = int(std::min(double(threads), 1 + cycles / kCyclesPerThread));
@@ -109,8 +127,7 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
   else if (method == Method::channels)
     plan = std::make_unique<const Gather>(spec, dir, threads, element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes, element_bytes);
   else
-    plan =
-        threads == 1 ? std::move(by_positions) : std::make_unique<const Plan>(spec, dir, isa, threads, element_bytes, !use.channels_last);
+    plan = std::unique_ptr<const Plan>(threads == 1 ? std::move(by_positions) : over_positions(threads));
 }
 
 std::vector<i64> Layer::signature() const {
@@ -133,6 +150,17 @@ void Layer::pack(View<const T> weight, T* packed) const {
   with_plan([&](const auto& p) { pack_weights<T>(p, isa.kernels<T>(), weight, group_stride, packed); });
 }
 
+template <class T>
+const T* Layer::ready(const View<const T>& weight) const {
+  const auto* positions = std::get_if<std::unique_ptr<const Plan>>(&plan);
+  if (!positions || !(*positions)->raw) return nullptr;
+  const Plan& p = **positions;
+  i64 step = 1;
+  for (int i = 2; i >= 0; step *= p.axis[i--].kernel)
+    if (p.axis[i].kernel > 1 && weight.stride[2 + i] != step) return nullptr;
+  return (p.channels == 1 || weight.stride[1] == step) && weight.stride[0] == p.channels * step ? weight.data : nullptr;
+}
+
 template <class T, class S>
 void Layer::run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) const {
   with_plan([&](const auto& p) { tconv::run<T>(p, isa.kernels<T>(), in, packed, epilogue, out); });
@@ -140,6 +168,8 @@ void Layer::run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, 
 
 template void Layer::pack<float>(View<const float>, float*) const;
 template void Layer::pack<double>(View<const double>, double*) const;
+template const float* Layer::ready<float>(const View<const float>&) const;
+template const double* Layer::ready<double>(const View<const double>&) const;
 template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<float>) const;
 template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<BFloat16>) const;
 template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<Float16>) const;

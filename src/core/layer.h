@@ -25,9 +25,10 @@ struct Candidate {
   std::string refused;  // empty: considered
 };
 
-// How a layer will be called: with weights packed anew every time, and with arrays whose channels are adjacent.
+// How a layer will be called: with another weight every time, with arrays whose channels are adjacent, and with weights that lie as
+// (Cin, Cout, ...), so that they need not be packed.
 struct Use {
-  bool pack_always = false, channels_last = false;
+  bool pack_always = false, channels_last = false, natural_weight = false;
 };
 
 struct Layer {
@@ -63,6 +64,9 @@ struct Layer {
   // weight: strides of (in channel, out channel of the group, d, h, w).
   template <class T>
   void pack(View<const T> weight, T* packed) const;
+  // Where a weight already lies in the order in which packed ones would, or null.
+  template <class T>
+  const T* ready(const View<const T>& weight) const;
   // Sums are rounded to what the output holds.
   template <class T, class S>
   void run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) const;

@@ -18,8 +18,8 @@ constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 
 // Of the estimates: an element of a panel, a vector of the output, a row of it and its third and fourth phase, a vector that is transposed
 // and a row of such, and what tiles take beyond their model; a tile, however short its sums; a vector of sums that might go
 // straight to the output and does not; a box of a group.
-constexpr double kPackCycles = 0.4, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7, kTurnedRowCycles = 50,
-                 kTileFactor = 1.1, kTileCycles = 15, kThroughCycles = 4, kBoxCycles = 400;
+constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7,
+                 kTurnedRowCycles = 50, kTileFactor = 1.1, kTileCycles = 15, kThroughCycles = 4, kBoxCycles = 400;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
@@ -288,6 +288,15 @@ void fill_tiles(Plan& p, const Spec& spec, Direction direction) {
   for (int i = 0; i < 3; ++i) p.axis[i] = StencilAxis(spec.axis[i], direction, true, i == 1 ? fold : 1);
 }
 
+// Whether one group reads every tap, in order, for every output.
+bool takes_all_in_order(const Plan& p) {
+  if (p.units.size() != 1 || p.units[0].groups.size() != 1 || p.units[0].slot.size() != 1) return false;
+  const std::vector<i64>& taps = p.units[0].groups[0].taps[0];
+  for (std::size_t i = 0; i < taps.size(); ++i)
+    if (taps[i] != i64(i)) return false;
+  return i64(taps.size()) == p.taps;
+}
+
 // Strips: as many vectors as keep the sums near, in whole tiles.
 void choose_strips(Plan& p, const Tiling& t, i64 element_bytes) {
   i64 unit_rows = 1;
@@ -410,9 +419,13 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   for (const StencilAxis& a : axis) exact *= double(a.extent);
   if (exact > 1e17) throw std::bad_alloc();
   make_units(*this);
+  natural = takes_all_in_order(*this);
   choose_strips(*this, tiling, element_bytes);
   lanes = tiling.lanes;
   box_cycles = tconv::box_cycles(*this, tiling, axis[2].box, axis[1].box, axis[0].box, box_batch);
+  const double lines =
+      axis[2].in_phases.size() > 1 ? double(box_batch * axis[0].extent * axis[1].extent * planes) / double(axis[2].in_phases.size()) : 0.0;
+  pack_cycles = double(channels) * (kPackCycles * double(planes * plane) + kLineCycles * lines);
   write_cycles = tiling.woven ? kWriteCycles - kThroughCycles : kWriteCycles;
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
 }

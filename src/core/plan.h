@@ -111,8 +111,10 @@ struct Plan {
   i64 taps;                         // of the whole kernel
   i64 weights;                      // packed for a channel and an output: one a tap, or more where folded positions share a tap
   i64 lanes;                        // of a vector
-  double box_cycles, write_cycles;  // estimated: of a box, and of writing a vector of the output beside that
+  double box_cycles, pack_cycles, write_cycles;  // estimated: of a box, of packing it, of writing a vector of output beside that
   i64 wide, strip, pitch;           // vectors of a tile and of a strip at most, and the elements between two rows of sums
+  bool natural;                     // sums take the weights of an output in the order of (channel, tap)
+  bool raw = false;                 // such weights are read as they lie, (output, channel, tap), rather than packed
   bool large;                       // the output, too large for the caches
   bool woven;                       // all phases of a row of output are rows of one tile
   Break breaks;

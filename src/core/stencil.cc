@@ -19,11 +19,14 @@ struct Tasks {
     // Depthwise layers have many groups of little work: whole chunks of them are one task.
     groups_at_once = even(p.groups, p.groups / std::max<i64>(1, ceil_div(wanted, boxes_or_one)));
     chunks = ceil_div(p.groups, groups_at_once);
-    blocks_per_run = ceil_div(p.blocks, std::min(p.blocks, ceil_div(wanted, boxes_or_one * chunks)));
+    // Every run packs the inputs anew: a twentieth of the time, or as few as keep all threads busy.
+    const i64 most = std::max(ceil_div(p.threads, boxes_or_one * chunks), i64(0.05 * p.box_cycles / p.pack_cycles));
+    blocks_per_run = ceil_div(p.blocks, std::min({p.blocks, most, ceil_div(wanted, boxes_or_one * chunks)}));
     runs = ceil_div(p.blocks, blocks_per_run);
   }
   i64 count() const { return boxes.count() * chunks * runs; }
 };
+
 // Sums of one unit for a strip; meanwhile another strip is written. With `woven` they go to the output, the last ones overlapping those
 // before them, so that nothing is written beyond the row.
 template <class T, class S>
@@ -52,7 +55,7 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
             const i64 vectors = std::min(wide, strip.vectors - v), lane = std::min(v * k.lanes, lanes - vectors * k.lanes);
             to.sums = sums + v * k.lanes, to.column = lane * run;
             k.tile[tall][vectors](std::min(part, p.channels - c), channel, std::min(taps_part, taps - t), g.offsets.data() + t,
-                                  w + (c * taps + t) * tall, panel + c * channel + lane, to);
+                                  w + (c * taps + t) * (p.raw ? 1 : tall), p.raw ? taps * p.channels : 0, panel + c * channel + lane, to);
             writer.some(times);
           }
         }

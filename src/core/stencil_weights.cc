@@ -44,10 +44,23 @@ void pack_tile(const Kernels<T>& k, const Lie& lie, const T* from, T* to) {
     for (i64 i = 0; i < rows; ++i) *to++ = from[tap * turned + i * step];
 }
 
+// A copy in the order of (output, channel, tap).
+template <class T>
+void copy_in_order(const Plan& p, const View<const T>& weight, i64 group_stride, T* to) {
+  const std::vector<i64> element = elements(weight, {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel});
+  parallel_for(p.groups * p.outputs, p.threads, [&](i64 task) {
+    const T* row = weight.data + task / p.outputs * group_stride + task % p.outputs * weight.stride[1];
+    T* at = to + task * p.channels * p.taps;
+    for (i64 c = 0; c < p.channels; ++c)
+      for (const i64 tap : element) *at++ = row[c * weight.stride[0] + tap];
+  });
+}
+
 }  // namespace
 
 template <class T>
 void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  if (p.raw) return copy_in_order(p, weight, group_stride, packed);
   const std::vector<i64> element = elements(weight, {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel});
   // Channel by channel, as the weight usually lies in memory; the order of one channel's weights in a tile is worked out once.
   constexpr i64 kChannels = 16, kFewest = 4;  // of a task; those worth a transpose
