@@ -100,18 +100,24 @@ void pack_rows(const GradWeight& p, const Kernels<T>& k, const View<const T>& dy
     for (i64 i = 0; i < phases; ++i) std::fill(at + i * box.plane + used, at + (i + 1) * box.plane, T(0));
     std::fill(at + box.zeros(), at + box.channel, T(0));
   }
-  const bool split = stride[4] == 1 && step > 1 && phases == step, images_last = p.images_last && stride[1] != 1 && stride[3] == 1;
-  each_row(box.images, box.out_size[0], images_last ? 1 : box.out_size[1], [&](i64 n, i64 d, i64 h) {
-    const T* row = dy.data + (box.image + n) * stride[0] + (box.out_at[0] + d) * stride[2] + (box.out_at[1] + h) * stride[3];
-    T* line = to + box.row(n, box.out_at[0] + d, box.out_at[1] + h);
+  const bool images_last = p.images_last && stride[1] != 1 && stride[3] == 1;
+  const auto each = [&](i64 height, auto body) {
+    each_row(box.images, box.out_size[0], height, [&](i64 n, i64 d, i64 h) {
+      body(dy.data + (box.image + n) * stride[0] + (box.out_at[0] + d) * stride[2] + (box.out_at[1] + h) * stride[3],
+           to + box.row(n, box.out_at[0] + d, box.out_at[1] + h));
+    });
+  };
+  if (stride[4] == 1 && step > 1 && phases == step && !images_last) {  // rows of a channel as they lie in memory
+    const RowSplit split(std::move(columns), step, box.columns);
+    for (i64 c = 0; c < channels; ++c)
+      each(box.out_size[1], [&](const T* row, T* line) { split(k, row + c * stride[1], line + c * box.channel, box.plane); });
+    return;
+  }
+  each(images_last ? 1 : box.out_size[1], [&](const T* row, T* line) {
     if (images_last) {  // no phases, no halo
       for (i64 c = 0; c < channels; ++c)
         k.transpose(row + c * stride[1] + box.at[2] * stride[4], stride[4], line + c * box.channel, box.columns, box.columns,
                     box.out_size[1], nullptr);
-      return;
-    }
-    if (split) {
-      for (i64 c = 0; c < channels; ++c) split_row(k, columns, step, box.columns, row + c * stride[1], line + c * box.channel, box.plane);
       return;
     }
     for (i64 i = 0; i < phases; ++i) {

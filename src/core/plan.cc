@@ -443,7 +443,7 @@ double cycles(const Plan& p, bool channels_last) {
   // Phases along a row that are taken apart, by calls of their own; more than a few of them by way of squares.
   const i64 phases = i64(w.in_phases.size());
   const double lines = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(phases > 1 ? phases : 0);
-  const double split = channels_last ? 0.0 : (phases > 4 ? 35.0 : 10.0) * lines;
+  const double split = channels_last ? 0.0 : (phases > 4 ? 20.0 : 4.0) * lines;
   // Of adjacent channels, a phase's columns lie that many pixels apart.
   const double apart = phases > 4 ? 0.06 * double(phases) : 0.0;
   const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) + apart * packed : 0.0;

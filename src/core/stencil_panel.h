@@ -2,7 +2,9 @@
 // The inputs of a box, packed into its panel (plan.h).
 #pragma once
 
+#include <algorithm>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "phases.h"
@@ -68,24 +70,34 @@ inline bool splits(const Plan& p, const i64* stride) {
   return stride[4] == 1 && p.axis[2].in_stride > 1 && i64(p.axis[2].in_phases.size()) == p.axis[2].in_stride;
 }
 
-// Such a panel, channel after channel as they lie in memory.
+// Such a panel: channel after channel, and rows in the order in which they lie in memory, whatever phases of depth and height they are.
 template <class T>
 void pack_split(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, T* panel) {
   const StencilAxis& w = p.axis[2];
   std::vector<Columns> columns;
   for (i64 pw : w.in_phases) columns.emplace_back(start(p, box, 2) + pw, w.in_stride, w.in_size, w.extent);
+  const RowSplit split(std::move(columns), w.in_stride, w.extent);
+  struct Line {
+    i64 to;
+    std::optional<i64> from;
+  };
+  std::vector<Line> lines;
+  i64 planes = 0;
+  for (i64 pd : p.axis[0].in_phases)
+    for (i64 ph : p.axis[1].in_phases) {
+      each_line(p, in.stride, box, pd, ph, [&](i64 lane, std::optional<i64> from) { lines.push_back({planes * p.plane + lane, from}); });
+      planes += w.in_stride;
+    }
+  std::sort(lines.begin(), lines.end(), [](const Line& x, const Line& y) { return x.from < y.from; });
   const i64 end = p.lane(box.batches, 0, 0);
-  for (i64 c = 0; c < p.channels; ++c) {
+  for (i64 c = 0; c < p.channels; ++c, panel += p.planes * p.plane) {
     const T* from = in.data + c * in.stride[1];
-    for (i64 pd : p.axis[0].in_phases)
-      for (i64 ph : p.axis[1].in_phases) {
-        each_line(p, in.stride, box, pd, ph, [&](i64 lane, std::optional<i64> line) {
-          if (line) return split_row(k, columns, w.in_stride, w.extent, from + *line, panel + lane, p.plane);
-          k.copy(from, 0, panel + lane, p.plane, w.in_stride, 0, 0, w.extent);
-        });
-        k.copy(from, 0, panel + end, p.plane, w.in_stride, 0, 0, p.plane - end);
-        panel += w.in_stride * p.plane;
-      }
+    for (const Line& line : lines)
+      if (line.from)
+        split(k, from + *line.from, panel + line.to, p.plane);
+      else
+        k.copy(from, 0, panel + line.to, p.plane, w.in_stride, 0, 0, w.extent);
+    k.copy(from, 0, panel + end, p.plane, p.planes, 0, 0, p.plane - end);
   }
 }
 
