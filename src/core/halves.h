@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "vec.h"
 
 namespace tconv {
 namespace {
@@ -18,6 +19,20 @@ inline float from_bfloat16(std::uint16_t half) { return float_of(std::uint32_t(h
 inline std::uint16_t to_bfloat16(float x) {
   const std::uint32_t u = bits_of(x), rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16, quiet = u >> 16 | 0x40;
   return std::uint16_t((u & 0x7fffffff) > kInfinity ? quiet : rounded);
+}
+
+// A vector of such, each in the upper half of its word, whose lower half is zero.
+template <int N>
+inline Vec<std::uint32_t, N> round_to_bfloat16(Vec<float, N> x) {
+  Vec<std::uint32_t, N> found;
+  if constexpr (N == 1) {
+    found = std::uint32_t(to_bfloat16(x)) << 16;
+  } else {
+    const Vec<std::uint32_t, N> u = __builtin_bit_cast(Vec<std::uint32_t, N>, x);
+    const auto nan = __builtin_bit_cast(Vec<std::uint32_t, N>, (u & 0x7fffffff) > kInfinity);
+    found = ((nan & (u | 0x400000)) | (~nan & (u + 0x7fff + (u >> 16 & 1)))) & 0xffff0000;
+  }
+  return found;
 }
 
 // The exponent is moved by a multiplication, which is exact and makes subnormal numbers normal ones.

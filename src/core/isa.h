@@ -22,8 +22,30 @@ inline void visit(T* out, const i64* rows, i64 lanes, F f) {
     for (int v = 0; v < V; ++v) f(r, v, out + rows[r] + v * lanes);
 }
 
+// N positions of P phases to P vectors of a row of output; of bfloat16, whose pairs are words, to half as many.
+template <int P, bool Stream, class V, class T>
+inline void store_woven(T* y, V (&phases)[P]) {
+  constexpr int N = sizeof(V) / sizeof(T);
+  put_together<P, V, N>(phases);
+  for (int p = 0; p < P; ++p) Stream ? stream(y + p * N, phases[p]) : store(y + p * N, phases[p]);
+}
+template <int P, bool Stream, class V>
+inline void store_woven(BFloat16* y, V (&phases)[P]) {
+  using Word = std::uint32_t;
+  constexpr int N = sizeof(V) / sizeof(Word);
+  Vec<Word, N> words[P];
+  for (int p = 0; p < P; ++p) words[p] = round_to_bfloat16<N>(phases[p]);
+  if constexpr (P == 1) {
+    store(y, narrowed<N>(words[0] >> 16));
+  } else {
+    Vec<Word, N> pairs[P / 2];
+    for (int p = 0; p < P / 2; ++p) pairs[p] = words[2 * p] >> 16 | words[2 * p + 1];
+    store_woven<P / 2, Stream>(reinterpret_cast<Word*>(y), pairs);
+  }
+}
+
 // Complete sums of a tile, to rows of the output.
-template <int P, bool Stream, class T, class V, int R, int Vs>
+template <int P, bool Stream, class S, class T, class V, int R, int Vs>
 inline void weave_rows(V (&acc)[R][Vs], const TileSums<T>& to) {
   constexpr int N = sizeof(V) / sizeof(T);
   const i64 column = to.column;
@@ -34,15 +56,15 @@ inline void weave_rows(V (&acc)[R][Vs], const TileSums<T>& to) {
     for (int v = 0; v < Vs; ++v) {
       V phases[P];
       for (int p = 0; p < P; ++p) phases[p] = acc[r + p][v] + row.bias;
-      put_together<P, V, N>(phases);
-      T* y = row.to + column + v * N * P;
-      for (int p = 0; p < P; ++p) Stream ? stream(y + p * N, phases[p]) : store(y + p * N, phases[p]);
+      store_woven<P, Stream>(static_cast<S*>(row.to) + column + v * N * P, phases);
     }
   }
 }
 template <int P, class T, class V, int R, int Vs>
 inline void weave_tile(V (&acc)[R][Vs], const TileSums<T>& to) {
-  to.stream ? weave_rows<P, true>(acc, to) : weave_rows<P, false>(acc, to);
+  if constexpr (sizeof(T) == sizeof(float))
+    if (to.rounded) return to.stream ? weave_rows<P, true, BFloat16>(acc, to) : weave_rows<P, false, BFloat16>(acc, to);
+  to.stream ? weave_rows<P, true, T>(acc, to) : weave_rows<P, false, T>(acc, to);
 }
 
 // R rows broadcast, V vectors of lanes: R * V accumulators stay in registers; V loads and R broadcasts feed R * V products.

@@ -25,10 +25,11 @@ constexpr i64 kLine = 64;  // bytes of a line, at whose multiples such stores be
 
 // Where a tile's sums go: row r to sums[rows[r] + lane], added to what is there if `add`. With `woven` they are complete then, and P = 1, 2
 // or 4 rows in turn, `phases`, are the stride phases of one row of output: they go there put together, row r to
-// woven[r / P].to[column + lane * P + r % P]. `stream` is as for Weave.
+// woven[r / P].to[column + lane * P + r % P], elements of T, or of BFloat16 if `rounded`. `stream` is as for Weave.
 template <class T>
 struct WovenRow {
-  T *to, bias;
+  void* to;
+  T bias;
 };
 template <class T>
 struct TileSums {
@@ -37,7 +38,7 @@ struct TileSums {
   bool add;
   const WovenRow<T>* woven;
   i64 phases, column;
-  bool stream;
+  bool stream, rounded;
 };
 constexpr bool weaves(i64 phases) { return phases == 1 || phases == 2 || phases == 4; }
 

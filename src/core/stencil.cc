@@ -42,7 +42,7 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
     const i64 part = taps ? even(p.channels, terms_at_once(taps * p.channels) / taps) : p.channels,
               taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
     const WovenRow<T>* first = woven ? woven->of(g) : nullptr;
-    TileSums<T> to{sums, nullptr, false, nullptr, run, 0, woven && woven->stream()};
+    TileSums<T> to{sums, nullptr, false, nullptr, run, 0, woven && woven->stream(), Woven<T, S>::kRounded};
     for (i64 r = 0; r < rows; r += of.height, first += first ? of.height / run : 0) {
       const i64 tall = std::min<i64>(of.height, rows - r), most = std::min<i64>(tile_vecs(k, tall), lanes / k.lanes),
                 wide = ceil_div(strip.vectors, ceil_div(strip.vectors, most)), times = unit.tiles * ceil_div(strip.vectors, wide);

@@ -232,11 +232,15 @@ class Woven {
   Woven(const Plan& plan, const Kernels<T>& kernels, const Epilogue<T>& epilogue, const View<S>& out)
       : p_(plan), k_(kernels), after_(epilogue), out_(out) {}
 
+  static constexpr bool kRounded = std::is_same_v<S, BFloat16>;
+
   // Whether so many channels of a strip, from `channel` on, are such rows; then they are what the rest is about.
   bool begin(const OutputRow* rows, const OutputRow* end, i64 channel, i64 outputs, const Unit& unit, const Strip& strip) {
     const Segment& s = rows->segment;
-    if (!std::is_same_v<T, S> || !p_.woven || strip.last - strip.first != 1 || end - rows != i64(unit.leads.size())) return false;
+    if (!(std::is_same_v<T, S> || kRounded) || !p_.woven || strip.last - strip.first != 1 || end - rows != i64(unit.leads.size()))
+      return false;
     if (rows->sums != 0 || !s.whole || s.base < 0 || s.full < s.count || s.count < k_.lanes) return false;
+    if (kRounded && after_.activation != Activation::none) return false;  // which comes before
     rows_ = rows, end_ = end, channel_ = channel, outputs_ = outputs;
     // Lines that are in no cache want whole channels written one after the other, unless they need not be read first.
     stream_ = p_.large && after_.activation == Activation::none && s.count % k_.lanes == 0;
@@ -260,17 +264,15 @@ class Woven {
 
   void activate() {
     if (after_.activation == Activation::none) return;
-    for (const OutputRow* row = rows_; row < end_; ++row)
-      for (i64 m = 0; m < outputs_; ++m)
-        k_.activate(to(*row, m), positions() * row->segment.run, after_.bias ? after_.bias[channel_ + m] : T(0), after_.activation,
-                    after_.slope);
+    if constexpr (std::is_same_v<T, S>)
+      for (const OutputRow* row = rows_; row < end_; ++row)
+        for (i64 m = 0; m < outputs_; ++m)
+          k_.activate(to(*row, m), positions() * row->segment.run, after_.bias ? after_.bias[channel_ + m] : T(0), after_.activation,
+                      after_.slope);
   }
 
  private:
-  T* to(const OutputRow& row, i64 m) const {
-    if constexpr (std::is_same_v<T, S>) return out_.data + (channel_ + m) * out_.stride[1] + row.to + row.segment.begin;
-    return nullptr;
-  }
+  S* to(const OutputRow& row, i64 m) const { return out_.data + (channel_ + m) * out_.stride[1] + row.to + row.segment.begin; }
 
   const Plan& p_;
   const Kernels<T>& k_;

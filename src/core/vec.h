@@ -29,6 +29,15 @@ inline void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+// The lower halves of words.
+template <int N, class V>
+inline Vec<std::uint16_t, N> narrowed(V words) {
+  if constexpr (N == 1)
+    return std::uint16_t(words);
+  else
+    return __builtin_convertvector(words, Vec<std::uint16_t, N>);
+}
+
 // Past the caches; the address is a multiple of the vector's size. Such stores are weakly ordered: a fence follows before the task ends.
 template <class V, class T>
 inline void stream(T* p, V v) {
