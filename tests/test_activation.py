@@ -64,7 +64,8 @@ def test_layers(name, problem, dtype):
     for layout in ("channels_first", "channels_last"):
         judge = Judge(dataclasses.replace(problem, dtype=dtype, layout=layout))
         x = judge.problem.arranged(judge.x)
-        assert_activated(judge, name, judge.run("forward", tconv, **words_of(name)))
+        for algorithm in ("auto", "positions", "channels"):
+            assert_activated(judge, name, judge.run("forward", tconv, algorithm=algorithm, **words_of(name)), algorithm)
         assert_activated(judge, name, judge.run("forward", tconv.reference, **words_of(name)), "reference")
         assert_activated(judge, name, tconv.Operator(judge.w, judge.bias, **judge.problem.words, **words_of(name))(x), "Operator")
 

@@ -141,7 +141,10 @@ LARGER = [Problem((16, 20), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 2, 80, 70,
           Problem((4, 40), (2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 2, 520, 21, biased=True, seed=9),  # four goes of sums
           Problem((3, 43), (4, 4), (4, 4), (1, 1), ((0, 0), (0, 0)), 1, 200, 5, biased=True, seed=10),
           Problem((2, 50), (1, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 1, 70, 3, biased=True, seed=11),  # rows of the bias alone
-          Problem((2500,), (8,), (4,), (1,), ((0, 0),), 1, 70, 9, biased=True, seed=12)]  # fmt: skip
+          Problem((2500,), (8,), (4,), (1,), ((0, 0),), 1, 70, 9, biased=True, seed=12),
+          Problem((3, 35), (2, 2), (2, 2), (1, 1), ((0, 1), (0, 1)), 1, 9, 6, biased=True, seed=13),  # the last positions lack outputs
+          Problem((700,), (4,), (2,), (1,), ((1, 1),), 1, 70, 9, biased=True, seed=14),  # as do the first and the last one of a long row
+          Problem((50,), (600,), (2,), (1,), ((200, 300),), 1, 3, 4, seed=15)]  # more taps than one go  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", BFLOAT16], ids=str)

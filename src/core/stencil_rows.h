@@ -239,7 +239,7 @@ class Woven {
     const Segment& s = rows->segment;
     if (!(std::is_same_v<T, S> || kRounded) || !p_.woven || strip.last - strip.first != 1 || end - rows != i64(unit.leads.size()))
       return false;
-    if (rows->sums != 0 || !s.whole || s.base < 0 || s.full < s.count || s.count < k_.lanes) return false;
+    if (rows->sums != 0 || !s.whole || s.full < s.count || s.count < k_.lanes) return false;
     if (kRounded && after_.activation != Activation::none) return false;  // which comes before
     rows_ = rows, end_ = end, channel_ = channel, outputs_ = outputs;
     // Lines that are in no cache want whole channels written one after the other, unless they need not be read first.
