@@ -34,7 +34,7 @@ LAYERS = [
     Problem((3, 4, 5), (2, 3, 4), (2, 1, 3), (1, 2, 1), ((0, 1), (1, -1), (2, 0)), 2, 4, 6, 2, biased=True, seed=110),
     Problem((1, 1), (4, 4), (1, 1), (1, 1), ((0, 0), (0, 0)), 3, 40, 30, biased=True, seed=111),
     Problem((2, 3), (3, 3), (2, 2), (1, 1), ((1, 1), (1, 1)), 37, 8, 9, biased=True, seed=112),
-    Problem((4, 21), (2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 2, 5, 7, biased=True, seed=113),
+    Problem((4, 48), (2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 2, 5, 7, biased=True, seed=113),
 ]
 by_line = {"ids": lambda p: str(p).split(" | ")[0].replace(" ", "_")}
 layers = pytest.mark.parametrize("problem", LAYERS, **by_line)
