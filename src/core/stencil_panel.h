@@ -11,6 +11,7 @@
 #include "plan.h"
 
 namespace tconv {
+namespace {
 
 // `columns` inputs in a row, of every channel: those inside the input are copied, the others are zero.
 template <class T>
@@ -28,7 +29,7 @@ void pack_row(const Kernels<T>& k, const T* from, i64 channel_stride, i64 column
 }
 
 // The input coordinate of a panel's first element along an axis, for phase 0.
-inline i64 start(const Plan& p, const Box& box, int i) { return p.axis[i].in_stride * (box.at[i] - p.axis[i].shift_max) - p.axis[i].in_lo; }
+i64 start(const Plan& p, const Box& box, int i) { return p.axis[i].in_stride * (box.at[i] - p.axis[i].shift_max) - p.axis[i].in_lo; }
 
 // Calls body(lane, from) for every row of one phase along depth and height: its place in a plane, and the element of its coordinate 0, or
 // none where the row lies outside the input or nobody needs it.
@@ -66,7 +67,7 @@ void each_panel_row(const Plan& p, const i64* stride, const Box& box, F body) {
 }
 
 // Whether rows of the input, whose columns are adjacent, are taken apart into all of their phases.
-inline bool splits(const Plan& p, const i64* stride) {
+bool splits(const Plan& p, const i64* stride) {
   return stride[4] == 1 && p.axis[2].in_stride > 1 && i64(p.axis[2].in_phases.size()) == p.axis[2].in_stride;
 }
 
@@ -102,10 +103,10 @@ void pack_split(const Plan& p, const Kernels<T>& k, const View<const T>& in, con
 }
 
 // Whether a row of the panel is a row of the input.
-inline bool adjacent(const Plan& p, const i64* stride) { return stride[4] * p.axis[2].in_stride == 1; }
+bool adjacent(const Plan& p, const i64* stride) { return stride[4] * p.axis[2].in_stride == 1; }
 
 // The rows of a panel as few stretches of one channel: rows that are adjacent in both are one.
-inline std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box& box) {
+std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box& box) {
   std::vector<Stretch> found;
   found.reserve(std::size_t(p.planes * p.plane / p.axis[2].extent + p.planes));
   i64 zeros = 0;
@@ -140,4 +141,5 @@ void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, con
     });
 }
 
+}  // namespace
 }  // namespace tconv

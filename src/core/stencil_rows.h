@@ -10,6 +10,7 @@
 #include "plan.h"
 
 namespace tconv {
+namespace {
 
 // Positions q .. q + count - 1 of one row of a box, and where they lie in a strip of lanes.
 struct Piece {
@@ -42,7 +43,8 @@ struct Strips {
  private:
   // Strips over the lanes begin .. end - 1, of even width; of whole tiles where nothing is left to be written after them.
   void cut(const Plan& p, i64 begin, i64 end, i64 lanes) {
-    const i64 vectors = ceil_div(end - begin, lanes), wide = round_up(even(vectors, p.strip), p.woven ? p.wide : 1);
+    const i64 vectors = ceil_div(end - begin, lanes),
+              wide = round_up(even(vectors, p.strip), p.woven && p.breaks == Break::rows ? p.wide : 1);
     for (i64 v = 0; v < vectors; v += wide) strips.push_back({begin + v * lanes, std::min(wide, vectors - v), 0, 0});
   }
 
@@ -78,7 +80,7 @@ struct Segment {
         whole(run == stride && column_stride == 1),
         begin(std::max<i64>(base, 0)),
         first(begin - base),
-        full((std::min(base + stride * positions, size) - begin) / stride),
+        full(!first && base + stride * positions <= size ? positions : (std::min(base + stride * positions, size) - begin) / stride),
         rest(std::min(base + stride * positions, size) - begin - full * stride) {}
 };
 
@@ -284,4 +286,5 @@ class Woven {
   std::vector<WovenRow<T>> list_;
 };
 
+}  // namespace
 }  // namespace tconv
