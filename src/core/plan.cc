@@ -15,11 +15,11 @@ constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
 constexpr i64 kLongRow = 512;  // positions: of so many, those at both ends that lack outputs do not matter
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
-// Of the estimates: an element of a panel, a vector of the output, a row of it and its third and fourth phase, a vector that is transposed
-// and a row of such, and what tiles take beyond their model; a tile, however short its sums; a vector of sums that might go
-// straight to the output and does not; a box of a group.
+// Of the estimates: an element of a panel, a row of it that is taken apart, a vector of the output, a row of it and its third and fourth
+// phase, a vector that is transposed and a row of such, what tiles take beyond their model; a vector of sums that might go straight to the
+// output and does not; a box of a group.
 constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7,
-                 kTurnedRowCycles = 50, kTileFactor = 1.1, kTileCycles = 15, kThroughCycles = 4, kBoxCycles = 400;
+                 kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 4, kBoxCycles = 400;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
@@ -66,14 +66,6 @@ i64 shared_zeros(const StencilAxis& w) {
     shared = std::min({shared, before, std::max<i64>(after, 0)});
   }
   return shared;
-}
-
-// Cycles of a tap of an h x v tile: two multiply-adds a cycle, or two loads (lanes may straddle lines), or the latency of one addition
-// after another, whichever is most; the closer loads come to two a cycle, the more of them wait for the second-level cache. (Measured: of
-// 64-byte vectors 12x2 95 %, 8x3 99 %, 8x2 90 %; of 32-byte vectors 6x2 99 %, 4x3 98 %, 4x2 84 %.)
-double tap_cycles(double h, double v, double vector_bytes) {
-  const double multiply = h * v / 2, load = (h + (1 + vector_bytes / 64) * v) / 2;
-  return std::max({multiply * (1 + std::clamp(0.6 * load / multiply - 0.35, 0.0, 0.15)), load, 4.7});
 }
 
 // The tile that most of a plan's work is done by, the terms of its sums, and what it makes of a run of lanes: cycles a term.
@@ -471,34 +463,5 @@ Box Boxes::operator()(const Plan& p, i64 index) const {
   b.batches = std::min(p.box_batch, p.batch - b.batch);
   return b;
 }
-
-template <class T>
-int tile_vecs(const Kernels<T>& kernels, i64 rows, int vecs) {
-  while (!kernels.tile[rows][vecs]) --vecs;
-  return vecs;
-}
-
-template <class T>
-int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs, i64 multiple) {
-  int best = int(multiple);
-  double lowest = 1e300;
-  for (int r = int(std::min<i64>(kMaxRows, rows) / multiple * multiple); r >= 1; r -= int(multiple)) {
-    const int v = tile_vecs(kernels, r, vecs);
-    if (v < std::min(vecs, 2)) continue;
-    // Cycles of the tiles of h rows, and their fixed cost; counted per vector of lanes.
-    const auto cycles = [&](i64 h) {
-      const double tap = tap_cycles(double(h), v, double(kernels.lanes * i64(sizeof(T))));
-      return h ? (tap * double(depth) + 1.5 * double(h) * v + kTileCycles) / v : 0.0;
-    };
-    const double cost = double(rows / r) * cycles(r) + cycles(rows % r);
-    if (cost < lowest * 0.999) lowest = cost, best = r;
-  }
-  return best;
-}
-
-template int tile_rows<float>(const Kernels<float>&, i64, i64, int, i64);
-template int tile_rows<double>(const Kernels<double>&, i64, i64, int, i64);
-template int tile_vecs<float>(const Kernels<float>&, i64, int);
-template int tile_vecs<double>(const Kernels<double>&, i64, int);
 
 }  // namespace tconv

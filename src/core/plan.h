@@ -25,6 +25,7 @@
 
 #include "kernels.h"
 #include "spec.h"
+#include "tiles.h"
 
 namespace tconv {
 
@@ -106,17 +107,17 @@ struct Plan {
   StencilAxis axis[3];
   i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
   i64 box_batch;
-  i64 plane, planes, panel;         // elements of a phase plane, planes a channel, elements of a panel
-  i64 block, blocks;                // output channels that are computed together
-  i64 taps;                         // of the whole kernel
-  i64 weights;                      // packed for a channel and an output: one a tap, or more where folded positions share a tap
-  i64 lanes;                        // of a vector
+  i64 plane, planes, panel;  // elements of a phase plane, planes a channel, elements of a panel
+  i64 block, blocks;         // output channels that are computed together
+  i64 taps;                  // of the whole kernel
+  i64 weights;               // packed for a channel and an output: one a tap, or more where folded positions share a tap
+  i64 lanes;                 // of a vector
   double box_cycles, pack_cycles, write_cycles;  // estimated: of a box, of packing it, of writing a vector of output beside that
-  i64 wide, strip, pitch;           // vectors of a tile and of a strip at most, and the elements between two rows of sums
-  bool natural;                     // sums take the weights of an output in the order of (channel, tap)
-  bool raw = false;                 // such weights are read as they lie, (output, channel, tap), rather than packed
-  bool large;                       // the output, too large for the caches
-  bool woven;                       // all phases of a row of output are rows of one tile
+  i64 wide, strip, pitch;                        // vectors of a tile and of a strip at most, and the elements between two rows of sums
+  bool natural;                                  // sums take the weights of an output in the order of (channel, tap)
+  bool raw = false;                              // such weights are read as they lie, (output, channel, tap), rather than packed
+  bool large;                                    // the output, too large for the caches
+  bool woven;                                    // all phases of a row of output are rows of one tile
   Break breaks;
   std::vector<Unit> units;
   int threads;
@@ -150,15 +151,6 @@ struct Boxes {
 
 // Estimated cycles on one thread: the tiles of all boxes, packing, and writing.
 double cycles(const Plan& plan, bool channels_last);
-
-// The height of the tiles that cover `rows` rows: the one of lowest expected cost. It depends on the weight and the kernel
-// alone, so packed weights serve any input size. Tiles are at most `vecs` wide, their height a multiple of `multiple`, as is `rows`.
-template <class T>
-int tile_rows(const Kernels<T>& kernels, i64 rows, i64 depth, int vecs = kMaxVecs, i64 multiple = 1);
-
-// The widest tile of a height.
-template <class T>
-int tile_vecs(const Kernels<T>& kernels, i64 rows, int vecs = kMaxVecs);
 
 // weight: strides of (channel, m within its group, d, h, w), `group_stride` elements from group to group.
 template <class T>
