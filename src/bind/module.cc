@@ -11,7 +11,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <iterator>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -117,12 +119,16 @@ class Stencil {
   Stencil(const Problem& problem, bool forward, const std::string& kind, const std::string& kernel, int threads, bool pack_always)
       : problem_(problem), forward_(forward), dtype_(dtype(kind)) {
     const Direction direction = forward ? Direction::forward : Direction::grad_input;
-    const Use use{pack_always, problem.channels_last, true};
+    Use use{pack_always, problem.channels_last, true};
     if (dtype_ == Dtype::bfloat16 || dtype_ == Dtype::float16)
       half_.emplace(problem.spec, direction, isa(kernel), method(kernel), std::max(threads, 1), use,
                     dtype_ == Dtype::bfloat16 ? Half::bfloat16 : Half::float16);
     else
       whole_.emplace(problem.spec, direction, isa(kernel), method(kernel), std::max(threads, 1), dtype_ == Dtype::float64 ? 8 : 4, use);
+    use.natural_weight = false;
+    other_order_ = [this, direction, kernel, threads, use] {
+      return Layer(problem_.spec, direction, isa(kernel), whole_->method, std::max(threads, 1), dtype_ == Dtype::float64 ? 8 : 4, use);
+    };
   }
 
   i64 weight_elements() const { return layer().weight_elements(); }
@@ -169,13 +175,7 @@ class Stencil {
       const View<const T> from = problem_.weight<const T>(weight);
       check_dense<T>(weight, "weight");
       nb::gil_scoped_release release;
-      const Word* weights = ready_words(from);
-      if (!weights) {
-        Word* packed = scratch<Word>(3, weight_elements());
-        pack_words(from, packed);
-        weights = packed;
-      }
-      run_words(call, weights);
+      apply_words(call, from);
     });
   }
 
@@ -202,11 +202,6 @@ class Stencil {
   }
 
   template <class T>
-  const T* ready_words(const View<const T>& from) const {
-    return whole_->ready(from);
-  }
-  const float* ready_words(const View<const Bits>&) const { return nullptr; }
-  template <class T>
   void pack_words(const View<const T>& from, T* to) const {
     whole_->pack<T>(from, to);
   }
@@ -229,6 +224,25 @@ class Stencil {
       after = {bias ? static_cast<const Word*>(bias->data()) : nullptr, Activation(activation), Word(slope)};
     }
   };
+
+  // A weight in another order than the plan reads where it lies has a plan that packs it, of the same method for the same bits.
+  template <class T>
+  void apply_words(const Call<T, T>& call, const View<const T>& weight) const {
+    const T* ready = whole_->ready(weight);
+    if (!ready && whole_->reads_raw()) std::call_once(other_once_, [&] { other_.emplace(other_order_()); });
+    const Layer& layer = !ready && whole_->reads_raw() ? *other_ : *whole_;
+    if (!ready) {
+      T* packed = scratch<T>(3, layer.weight_elements());
+      layer.pack<T>(weight, packed);
+      ready = packed;
+    }
+    layer.run<T>(call.in, ready, call.after, call.out);
+  }
+  void apply_words(const Call<Bits, float>& call, const View<const Bits>& weight) const {
+    float* packed = scratch<float>(3, weight_elements());
+    pack_words(weight, packed);
+    run_words(call, packed);
+  }
 
   template <class T>
   void run_words(const Call<T, T>& call, const T* packed) const {
@@ -254,6 +268,9 @@ class Stencil {
   bool forward_;
   Dtype dtype_;
   std::optional<Layer> whole_;
+  std::function<Layer()> other_order_;
+  mutable std::once_flag other_once_;
+  mutable std::optional<Layer> other_;
   std::optional<HalfLayer> half_;
 };
 

@@ -82,13 +82,14 @@ std::shared_ptr<const Layer> layer_of(const DenseProblem& p, Direction direction
   static auto& mutex = *new std::mutex;  // both outlive the threads of the frameworks, which may be at work when the process ends
   static auto& kept = *new std::map<Sizes, std::shared_ptr<const Layer>>;
   const Spec& s = p.spec;
-  Sizes key{i64(direction), is_double, p.words.last, threads, s.batch, s.in_channels, s.out_channels, s.groups};
+  const bool natural = std::is_sorted(p.words.order.begin(), p.words.order.end()) && !p.words.flip;
+  Sizes key{i64(direction), is_double, p.words.last, natural, threads, s.batch, s.in_channels, s.out_channels, s.groups};
   for (const Axis& a : s.axis) key.insert(key.end(), {a.size, a.kernel, a.stride, a.dilation, a.lo, a.hi});
   {
     const std::lock_guard<std::mutex> lock(mutex);
     if (const auto found = kept.find(key); found != kept.end()) return found->second;
   }
-  const Use use{true, p.words.last, std::is_sorted(p.words.order.begin(), p.words.order.end()) && !p.words.flip};
+  const Use use{true, p.words.last, natural};
   auto made = std::make_shared<const Layer>(s, direction, best_isa(), Method::automatic, threads, is_double ? 8 : 4, use);
   const std::lock_guard<std::mutex> lock(mutex);
   if (kept.size() >= kLayers) kept.clear();

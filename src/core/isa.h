@@ -40,7 +40,8 @@ inline void store_woven(BFloat16* y, V (&phases)[P]) {
   } else {
     Vec<Word, N> pairs[P / 2];
     for (int p = 0; p < P / 2; ++p) pairs[p] = words[2 * p] >> 16 | words[2 * p + 1];
-    store_woven<P / 2, Stream>(reinterpret_cast<Word*>(y), pairs);
+    put_together<P / 2, Vec<Word, N>, N>(pairs);
+    for (int p = 0; p < P / 2; ++p) Stream ? stream(y + p * 2 * N, pairs[p]) : store(y + p * 2 * N, pairs[p]);
   }
 }
 

@@ -51,7 +51,7 @@ double packing(const Plan& plan, Direction dir, i64 bytes, Use use) {
 }
 
 // Whether it is worth it to read weights where they lie, which makes tiles slower by kRawShare.
-bool reads_raw(const Plan& plan, Direction dir, i64 bytes, Use use) {
+bool better_raw(const Plan& plan, Direction dir, i64 bytes, Use use) {
   return dir == Direction::grad_input && use.natural_weight && plan.natural &&
          packing(plan, dir, bytes, use) > kRawShare * cycles(plan, use.channels_last);
 }
@@ -113,7 +113,7 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
   if (const std::string why = refusal(asked, spec, dir); !why.empty()) throw std::invalid_argument(why);
   const auto over_positions = [&](int count) {
     auto found = std::make_unique<Plan>(spec, dir, isa, count, element_bytes, !use.channels_last);
-    found->raw = reads_raw(*found, dir, element_bytes, use);
+    found->raw = better_raw(*found, dir, element_bytes, use);
     return found;
   };
   auto by_positions = over_positions(1);
@@ -150,11 +150,15 @@ void Layer::pack(View<const T> weight, T* packed) const {
   with_plan([&](const auto& p) { pack_weights<T>(p, isa.kernels<T>(), weight, group_stride, packed); });
 }
 
+bool Layer::reads_raw() const {
+  const auto* positions = std::get_if<std::unique_ptr<const Plan>>(&plan);
+  return positions && (*positions)->raw;
+}
+
 template <class T>
 const T* Layer::ready(const View<const T>& weight) const {
-  const auto* positions = std::get_if<std::unique_ptr<const Plan>>(&plan);
-  if (!positions || !(*positions)->raw) return nullptr;
-  const Plan& p = **positions;
+  if (!reads_raw()) return nullptr;
+  const Plan& p = *std::get<std::unique_ptr<const Plan>>(plan);
   i64 step = 1;
   for (int i = 2; i >= 0; step *= p.axis[i--].kernel)
     if (p.axis[i].kernel > 1 && weight.stride[2 + i] != step) return nullptr;

@@ -64,6 +64,7 @@ struct Layer {
   // weight: strides of (in channel, out channel of the group, d, h, w).
   template <class T>
   void pack(View<const T> weight, T* packed) const;
+  bool reads_raw() const;  // packed weights would be in their own order
   // Where a weight already lies in the order in which packed ones would, or null.
   template <class T>
   const T* ready(const View<const T>& weight) const;
