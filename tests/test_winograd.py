@@ -198,10 +198,21 @@ def test_auto_takes_it_where_it_wins_and_direct_never():
     assert tconv.Operator(w, stride=2, padding=1, algorithm="winograd").explain(shape).weight_bytes == kept
 
 
+def test_maps_of_few_positions_have_tiles_that_fit():
+    """Of 4 and of 6 positions a crop of 1 makes 5 and 7 that phases of k4 s2 share: phases of their own fill 2 tiles of 2, and of 3."""
+    w = np.ones((64, 32, 4, 4), np.float32)
+    operator = tconv.Operator(w, stride=2, padding=1, algorithm="winograd")
+    for size, points in ((33, 4), (6, 4), (4, 3)):
+        assert operator.explain((1, 64, size, size)).weight_bytes == 4 * 4 * points**2 * 64 * 32, size
+    five, six = (_core.Stencil(_core.Problem(16, 64, 32, 1, [n, n], [4, 4], [2, 2], [1, 1], [(1, 1), (1, 1)], False, True), True, "float32",
+                               f"winograd_{BEST}", 1, False).candidates[-1][1] for n in (5, 6))  # fmt: skip
+    assert six < 1.35 * five  # as many tiles, where 7 positions would take 9 for 4
+
+
 def test_auto_takes_it_for_the_weight_where_it_wins_and_direct_never():
     """Told by the bits: sums in another order round differently."""
     rng = np.random.default_rng(2)
-    for channels, size, wins in ((64, 33, True), (64, 4, False), (8, 33, False)):
+    for channels, size, wins in ((64, 33, True), (64, 4, True), (64, 2, False), (8, 33, False)):
         x, grad = rng.standard_normal((4, channels, size, size), np.float32), rng.standard_normal((4, 32, 2 * size, 2 * size), np.float32)
         auto, direct, winograd = (tconv.conv_transpose_grad_weight(x, grad, (4, 4), stride=2, padding=1, algorithm=name)
                                   for name in ("auto", "direct", "winograd"))  # fmt: skip

@@ -138,7 +138,7 @@ std::vector<i64> Layer::signature() const {
       for (const Tap& t : a.taps) found.push_back(t.tap);
     }
   if (const auto* winograd = std::get_if<std::unique_ptr<const Winograd>>(&plan))
-    for (const Winograd::Along& a : (*winograd)->axis) found.push_back(a.tile);
+    for (const Winograd::Along& a : (*winograd)->axis) found.insert(found.end(), {a.tile, a.crop});
   return found;
 }
 

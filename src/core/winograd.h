@@ -8,8 +8,12 @@
 //   inputs of a tile    k4 s2, m = 3            k3 s2, m = 3                          k5 s2, m = 2
 //   x[q-1 .. q+2]  ->   4 points, 2 phases      4 points, phase 0;  3 copies, phase 1      4 points, phase 0;  3 points, phase 1
 //
+// The crop lo puts the first and last outputs of some phases at positions of their own, one more than any phase has. Where that one costs
+// a tile, on maps of few positions, phases are counted from the first output instead: out[s q + po] has the taps of the phase (po + lo)
+// mod s, and those of one number of taps may read inputs one step apart, hence be two classes.
+//
 // grad_input turns it round: the phases of dy are inputs, and those of one number of taps add up before the one transform of their outputs.
-// Phases of equal numbers of taps on every axis are a family. For a family and a box of tiles,
+// Phases of one class on every axis are a family. For a family and a box of tiles,
 //
 //   V[point][tile][input phase, channel]          from the inputs: lanes over channels
 //   M[tile][point][lane]                          = V x U, row by row through pointers, as in gather.h
@@ -34,21 +38,26 @@ struct Winograd {
 
   static std::string refusal(const Spec& spec, Direction direction, int tile);
 
-  // Phases of one axis that have the same number of taps.
+  // Phases of one axis that have the same number of taps and read the same inputs.
   struct Class {
-    i64 taps = 0, points = 0, weights = 0;  // weights: points whose weights differ
-    std::vector<i64> in, out;               // phases read and written
+    i64 taps = 0, reach = 0, points = 0, weights = 0;  // where filters begin to read; points whose weights differ
+    std::vector<i64> in, out;                          // phases read and written
   };
   struct Along {
     i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
-    i64 tile, first, tiles;  // tiles of `tile` positions, from position `first` on
-    std::vector<Class> classes;
-    i64 box;  // tiles of a box
+    i64 crop;                    // what phases were shifted by, so that position 0 has all of its outputs: out_lo is 0 then
+    i64 tile, first, tiles;      // tiles of `tile` positions, from position `first` on
+    std::vector<Class> classes;  // that of the most taps first
+    i64 box;                     // tiles of a box
     bool forward;
 
-    // Kernel element that phase `phase` of the larger side meets at step j of its filter, and where that filter begins to read.
-    i64 element(i64 phase, i64 j, i64 taps) const { return phase + (forward ? out_stride : in_stride) * (forward ? taps - 1 - j : j); }
-    i64 reach(const Class& c) const { return forward ? 1 - c.taps : 0; }
+    // Kernel element that phase `phase` of the larger side meets at step j of its filter.
+    i64 element(i64 phase, i64 j, i64 taps) const { return floor_mod(phase + crop, stride()) + stride() * (forward ? taps - 1 - j : j); }
+    i64 stride() const { return forward ? out_stride : in_stride; }
+    // What a position reads: these steps of the input, counted from its own.
+    i64 reach_begin() const;
+    i64 reach_end() const;
+    i64 products() const;  // a channel and all phases
   };
   struct Family {
     const Class* along[3];

@@ -13,45 +13,70 @@ constexpr i64 kFewWeightBytes = 1 << 20, kManyWeightBytes = 24 << 20;
 constexpr i64 kFewInputBytes = 384 << 10, kInputBytes = 768 << 10, kManyInputBytes = 1280 << 10;
 constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12;
 
+// So few products of an axis are worth tiles of 2, or phases that read inputs of their own.
+constexpr double kFewer = 0.85;
+
 // The estimates for direct kernels come out lower than they take, by about this much.
 constexpr double kAgainstDirect = 0.85;
 
 i64 most_taps(const Axis& a) { return ceil_div(a.kernel, a.stride); }
 
-// Tiles of 3 positions where no phase has more than 2 taps, of 2 where one has 3: both take 4 points, and errors grow little.
-i64 tile_of(const Axis& a, int wanted) {
-  const i64 taps = most_taps(a);
-  return taps == 1 ? 1 : wanted ? wanted : taps == 2 ? 3 : 2;
-}
-
-// Phases of an axis by their number of taps: at most two different ones.
-std::vector<Winograd::Class> make_classes(const Winograd::Along& a, i64 stride, bool forward) {
+// Phases of an axis by their number of taps and what they read, that of the most taps first.
+std::vector<Winograd::Class> make_classes(const Winograd::Along& a) {
   std::vector<Winograd::Class> found;
-  for (i64 phase = 0; phase < stride; ++phase) {
-    const i64 taps = ceil_div(a.kernel - phase, stride);
-    if (found.empty() || found.back().taps != taps) {
-      const i64 points = a.tile + taps - 1;
-      found.push_back({taps, points, taps == 1 ? 1 : points, {}, {}});
-    }
-    (forward ? found.back().out : found.back().in).push_back(phase);
+  for (i64 phase = 0; phase < a.stride(); ++phase) {
+    const i64 taps = ceil_div(a.kernel - floor_mod(phase + a.crop, a.stride()), a.stride()), points = a.tile + taps - 1;
+    const i64 reach = a.forward ? floor_div(phase + a.crop, a.stride()) + 1 - taps : 0;
+    auto it = std::find_if(found.begin(), found.end(), [&](const auto& c) { return c.taps == taps && c.reach == reach; });
+    if (it == found.end()) it = found.insert(it, {taps, reach, points, taps == 1 ? 1 : points, {}, {}});
+    (a.forward ? it->out : it->in).push_back(phase);
   }
-  for (Winograd::Class& c : found) (forward ? c.in : c.out) = {0};
+  for (Winograd::Class& c : found) (a.forward ? c.in : c.out) = {0};
+  std::stable_sort(found.begin(), found.end(), [](const auto& x, const auto& y) { return x.taps > y.taps; });
   return found;
 }
 
-Winograd::Along make_axis(const Axis& from, bool forward, int wanted) {
+Winograd::Along make_axis(const Axis& from, bool forward, i64 tile, bool shifted) {
   Winograd::Along a{};
-  a.forward = forward, a.kernel = from.kernel, a.tile = tile_of(from, wanted);
+  a.forward = forward, a.kernel = from.kernel, a.tile = tile;
   a.in_size = forward ? from.size : from.output(), a.out_size = forward ? from.output() : from.size;
   a.in_stride = forward ? 1 : from.stride, a.out_stride = forward ? from.stride : 1;
-  a.in_lo = forward ? 0 : from.lo, a.out_lo = forward ? from.lo : 0;
+  a.in_lo = forward ? 0 : from.lo, a.out_lo = forward && !shifted ? from.lo : 0, a.crop = shifted ? from.lo : 0;
   a.first = floor_div(a.out_lo, a.out_stride);
   a.tiles = ceil_div(floor_div(a.out_lo + a.out_size - 1, a.out_stride) + 1 - a.first, a.tile);
-  a.classes = make_classes(a, from.stride, forward);
+  a.classes = make_classes(a);
   return a;
 }
 
+// Tiles of 3 positions where no phase has more than 2 taps, of 2 where one has 3: both take 4 points, and errors grow little. Phases that
+// read the same inputs, which a crop puts at positions of their own. Where that leaves much of the last tile idle, which counts on small
+// maps (k4 s2 p1 of 4: 5 positions), tiles of 2, which take 3 points, or phases from position 0 on, or both.
+Winograd::Along best_axis(const Axis& from, bool forward, int wanted) {
+  const i64 taps = most_taps(from), usual = taps == 1 ? 1 : wanted ? wanted : taps == 2 ? 3 : 2;
+  Winograd::Along best = make_axis(from, forward, usual, false);
+  for (bool shifted : {false, true})
+    for (i64 tile : {usual, std::min<i64>(usual, wanted ? usual : 2)})
+      if (taps > 1 && (forward || !shifted))
+        if (Winograd::Along other = make_axis(from, forward, tile, shifted); double(other.products()) < kFewer * double(best.products()))
+          best = std::move(other);
+  return best;
+}
+
 }  // namespace
+
+i64 Winograd::Along::reach_begin() const {
+  return std::min_element(classes.begin(), classes.end(), [](const Class& x, const Class& y) { return x.reach < y.reach; })->reach;
+}
+i64 Winograd::Along::reach_end() const {
+  i64 end = classes.front().reach + classes.front().taps;
+  for (const Class& c : classes) end = std::max(end, c.reach + c.taps);
+  return end;
+}
+i64 Winograd::Along::products() const {
+  i64 all = 0;
+  for (const Class& c : classes) all += c.points * i64(c.in.size() * c.out.size());
+  return tiles * all;
+}
 
 std::string Winograd::refusal(const Spec& spec, Direction, int tile) {
   bool any = false;
@@ -75,7 +100,7 @@ Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int ti
   lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   block = kGatherVecs * lanes;
   blocks = ceil_div(outputs, block);
-  for (int i = 0; i < 3; ++i) axis[i] = make_axis(spec.axis[i], forward, tile);
+  for (int i = 0; i < 3; ++i) axis[i] = best_axis(spec.axis[i], forward, tile);
   make_families();
   grow_box(room_of_box(element_bytes));
   room = std::max(points * std::max(channels, block), kRoomBytes / element_bytes);
@@ -134,7 +159,7 @@ void Winograd::grow_box(i64 most) {
   tiles = image * images;
   in_positions = out_positions = 1;
   for (const Along& a : axis) {
-    in_positions *= std::min(a.in_size, a.in_stride * (a.box * a.tile + a.classes.front().taps - 1));
+    in_positions *= std::min(a.in_size, a.in_stride * (a.box * a.tile - 1 + a.reach_end() - a.reach_begin()));
     out_positions *= std::min(a.out_size, a.out_stride * a.box * a.tile);
   }
 }
@@ -153,8 +178,8 @@ double cycles(const Winograd& w, bool with_weights) {
   const double weights = double(w.weights * w.channels * w.blocks * w.block),
                moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
   // Weights too many for a share of the third-level cache hold everything up.
-  const double read = weights * (w.lanes >= 8 ? 4 : 8) > double(kManyWeightBytes) ? 0.45 : 0.15;
-  const double large = std::clamp(1.5 * weights * (w.lanes >= 8 ? 4 : 8) / double(kManyWeightBytes) - 0.5, 0.0, 1.0);
+  const double bytes = weights * (w.lanes >= 8 ? 4 : 8), large = std::clamp(1.5 * bytes / double(kManyWeightBytes) - 0.5, 0.0, 1.0);
+  const double read = bytes > double(kManyWeightBytes) ? 0.55 : 0.15 + 0.15 * large;
   const double all =
       tiles * (products + transforms) + moved + read * double(w.boxes()) * weights + (with_weights ? (1 + 1.5 * large) * weights : 0.0);
   return kAgainstDirect * double(w.groups) * all;

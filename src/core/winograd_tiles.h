@@ -20,13 +20,13 @@ struct TileBox {
       const i64 turns = ceil_div(a.tiles, a.box), turn = index % turns;
       index /= turns;
       at[i] = turn * a.tiles / turns, size[i] = (turn + 1) * a.tiles / turns - at[i];
-      const i64 first = position(a, i, 0), last = first + size[i] * a.tile - 1, more = a.classes.front().taps - 1;
-      const auto clip = [](i64 begin, i64 end, i64 most, i64& from, i64& count) {
-        from = std::clamp<i64>(begin, 0, most), count = std::clamp<i64>(end, from, most) - from;
+      const i64 first = position(a, i, 0), end = first + size[i] * a.tile;
+      const auto clip = [](i64 begin, i64 stop, i64 most, i64& from, i64& count) {
+        from = std::clamp<i64>(begin, 0, most), count = std::clamp<i64>(stop, from, most) - from;
       };
-      clip(a.in_stride * (first - (a.forward ? more : 0)) - a.in_lo, a.in_stride * (last + 1 + (a.forward ? 0 : more)) - a.in_lo, a.in_size,
-           in_begin[i], in_size[i]);
-      clip(a.out_stride * first - a.out_lo, a.out_stride * (last + 1) - a.out_lo, a.out_size, out_begin[i], out_size[i]);
+      clip(a.in_stride * (first + a.reach_begin()) - a.in_lo, a.in_stride * (end - 1 + a.reach_end()) - a.in_lo, a.in_size, in_begin[i],
+           in_size[i]);
+      clip(a.out_stride * first - a.out_lo, a.out_stride * end - a.out_lo, a.out_size, out_begin[i], out_size[i]);
     }
     image = index * w.images;
     images = std::min(w.images, w.batch - image);
@@ -54,7 +54,7 @@ struct TileRow {
       const i64 position = box.position(a, i, i < 2 ? row[i] : 0);
       extent[i] = extent_[i];
       if (side == Side::in)
-        size[i] = a.in_size, step[i] = a.in_stride, first[i] = a.in_stride * (position + a.reach(*f.along[i])) + phase.of[i] - a.in_lo;
+        size[i] = a.in_size, step[i] = a.in_stride, first[i] = a.in_stride * (position + f.along[i]->reach) + phase.of[i] - a.in_lo;
       else
         size[i] = a.out_size, step[i] = a.out_stride, first[i] = a.out_stride * position + phase.of[i] - a.out_lo;
       if (i < 2) inside = inside && first[i] >= 0 && first[i] + (extent[i] - 1) * step[i] < size[i];

@@ -9,7 +9,7 @@
 namespace tconv {
 namespace {
 
-// The taps of one channel, [kernel element][lane], transformed for every family.
+// The taps of channels, [channel][kernel element][lane], transformed for every family.
 template <class T>
 struct WeightPacker {
   const Winograd& w;
@@ -23,13 +23,15 @@ struct WeightPacker {
           [](const Winograd::Class& c, const Winograd::Along&, i64& before, i64& after) { before = c.taps, after = c.weights; });
   }
 
-  void operator()(const T* taps, T* group, i64 b, i64 channel, T* room) const {
+  i64 room() const { return std::max(w.points * w.block, kRoomBytes / i64(sizeof(T))); }  // of two
+
+  void operator()(const T* taps, i64 size, T* group, i64 b, i64 channel, i64 channels, T* between) const {
     for (std::size_t i = 0; i < chains.size(); ++i) {
       const Winograd::Family& f = w.families[i];
       for (i64 out = 0; out < f.outs; ++out)
         for (i64 in = 0; in < f.ins; ++in) {
           const Phases po(f, &Winograd::Class::out, out), pi(f, &Winograd::Class::in, in);
-          Grid<const T> from{taps, {}, 0};
+          Grid<const T> from{taps, {}, size};
           for (int a = 0; a < 3; ++a) {
             i64 step = w.block;
             for (int later = a + 1; later < 3; ++later) step *= w.axis[later].kernel;
@@ -39,7 +41,9 @@ struct WeightPacker {
             from.stride[a] = (w.axis[a].element(phase, 1, taps_here) - first) * step;
           }
           T* to = weights_of(w, group, f, b, out) + (in * w.channels + channel) * w.block;
-          chains[i](from, dense(to, chains[i].after, f.ins * w.channels * w.block), 1, w.block, room, w.points * w.block);
+          Grid<T> points = dense(to, chains[i].after, f.ins * w.channels * w.block);
+          points.tile = w.block;
+          chains[i](from, points, channels, w.block, between, room());
         }
     }
   }
@@ -56,13 +60,12 @@ void pack_weights(const Winograd& w, const Kernels<T>& k, View<const T> weight, 
   parallel_for(w.groups * w.blocks * chunks, w.threads, [&](i64 task) {
     const i64 group = task / (chunks * w.blocks), b = task / chunks % w.blocks, begin = task % chunks * kChannels;
     const i64 first = b * w.block, lanes = std::min(w.block, w.outputs - first), channels = std::min(kChannels, w.channels - begin);
-    T* elements = scratch<T>(0, kChannels * size + 2 * w.points * w.block);
+    T* elements = scratch<T>(0, kChannels * size + 2 * pack.room());
     View<const T> from = weight;
     from.data += group * group_stride + begin * weight.stride[0] + first * weight.stride[1];
     if (lanes < w.block) std::fill_n(elements, channels * size, T(0));
     spread_weights(k, from, kernel, channels, lanes, elements, size, w.block);
-    for (i64 c = 0; c < channels; ++c)
-      pack(elements + c * size, packed + group * w.blocks * w.block * w.channels * w.weights, b, begin + c, elements + kChannels * size);
+    pack(elements, size, packed + group * w.blocks * w.block * w.channels * w.weights, b, begin, channels, elements + kChannels * size);
   });
 }
 
