@@ -89,7 +89,8 @@ void pack_channels(const Kernels<T>& k, const View<const T>& x, const Window& bo
 
 // What the taps of a box read of dy, `channels` of them.
 template <class T>
-void pack_rows(const GradWeight& p, const Kernels<T>& k, const View<const T>& dy, const Window& box, i64 channels, T* to) {
+const T* packed_rows(const GradWeight& p, const Kernels<T>& k, const View<const T>& dy, const Window& box, i64 channels) {
+  T* to = scratch<T>(1, channels * box.channel);
   const i64 step = p.axis[2].stride, phases = i64(p.phases.size()), *stride = dy.stride;
   std::vector<Columns> columns;
   const i64 first = (box.at[2] + floor_div(p.axis[2].low, step)) * step;
@@ -111,7 +112,7 @@ void pack_rows(const GradWeight& p, const Kernels<T>& k, const View<const T>& dy
     const RowSplit split(std::move(columns), step, box.columns);
     for (i64 c = 0; c < channels; ++c)
       each(box.out_size[1], [&](const T* row, T* line) { split(k, row + c * stride[1], line + c * box.channel, box.plane); });
-    return;
+    return to;
   }
   each(images_last ? 1 : box.out_size[1], [&](const T* row, T* line) {
     if (images_last) {  // no phases, no halo
@@ -137,6 +138,7 @@ void pack_rows(const GradWeight& p, const Kernels<T>& k, const View<const T>& dy
           for (i64 q = 0; q < z.end - z.begin; ++q) at[c * box.channel + z.begin + q] = from[c * stride[1] + q * step * stride[4]];
     }
   });
+  return to;
 }
 
 // The sums of a chunk over one box.
@@ -146,7 +148,6 @@ void add_box(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, c
   const i64 block = box.positions() * p.lanes, channel = chunk.group * p.inputs + chunk.block * p.lanes;
   const i64 channels = std::min(chunk.blocks * p.lanes, p.inputs - chunk.block * p.lanes);  // of every group
   T* lanes = scratch<T>(0, chunk.groups * chunk.blocks * block);
-  T* rows = scratch<T>(1, chunk.groups * chunk.outputs * box.channel);
   View<const T> from = x, with = dy;
   from.data += channel * x.stride[1];
   if (p.vectors)
@@ -159,7 +160,9 @@ void add_box(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, c
   else
     pack_channels(k, from, box, chunk.groups * channels, lanes);  // several groups only where all channels of each are there
   with.data += (chunk.group * p.outputs + chunk.output) * dy.stride[1];
-  pack_rows(p, k, with, box, chunk.groups * chunk.outputs, rows);
+  const T* rows =
+      p.raw ? with.data + box.image * dy.stride[0] + box.out_at[0] * dy.stride[2] + box.out_at[1] * dy.stride[3] + box.at[2] * box.step
+            : packed_rows(p, k, with, box, chunk.groups * chunk.outputs);
   const i64 tall = chunk.outputs * p.taps * p.lanes;
   for (std::size_t part = 0, i = 0; part < pieces.ends.size(); i = pieces.ends[part++])
     for (i64 g = 0; g < chunk.groups; ++g)
@@ -168,7 +171,7 @@ void add_box(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, c
           const Piece& t = pieces.pieces[j];
           const i64 at = g * chunk.blocks + b;
           k.correlated[p.vectors][t.rows](t.runs, t.first, t.last, pieces.rows_at.data() + t.rows_at, pieces.lanes_at.data() + t.lanes_at,
-                                          rows + g * chunk.outputs * box.channel, lanes + at * block, sums + at * tall,
+                                          rows + g * chunk.outputs * box.channel, box.step, lanes + at * block, sums + at * tall,
                                           pieces.at.data() + t.at);
         }
 }
@@ -253,7 +256,7 @@ template <class T>
 void grad_weight(const Spec& spec, const Isa& isa, Method method, View<const T> x, View<const T> dy, View<T> grad, int threads) {
   const Kernels<T>& k = isa.kernels<T>();
   const bool last = images_last(spec, block_vectors(spec.in_channels / spec.groups, k.lanes));
-  const GradWeight direct(last ? positions(spec) : spec, isa, threads, sizeof(T), !last && dy.stride[4] == 1, last);
+  const GradWeight direct(last ? positions(spec) : spec, isa, threads, sizeof(T), (last ? turned(dy, false) : dy).stride, last);
   if (by_winograd(spec, isa, method, direct, dy.stride[1] == 1))
     run(WinogradGrad(spec, isa, tile_of(method), threads, sizeof(T)), k, x, dy, grad);
   else if (last)

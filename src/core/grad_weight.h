@@ -9,6 +9,8 @@
 //   rows   [output channel][phase][image][d][h][column], a row of zeros      what taps read of dy from there
 //   sums   [block of input channels][output channel][tap][lane]
 //
+// Where nothing is cropped no tap meets zeros, and rows are read where they lie in dy, a stride apart, unless they are short.
+//
 // Where a group has few input channels a block is one channel, and vectors run along w instead.
 //
 // A task owns some channels of both sides, whose sums stay in the second-level cache while it goes through its boxes: nothing as large as
@@ -23,6 +25,8 @@
 #include "spec.h"
 
 namespace tconv {
+
+constexpr i64 kFewRows = 8;  // of a tile
 
 // A tap of one axis that joins the inputs begin .. end - 1 to outputs: input * stride + reach.
 struct Reach {
@@ -40,14 +44,19 @@ struct Reaches {
 
   i64 phase(const Reach& t) const { return floor_mod(t.reach, stride); }
   i64 shift(const Reach& t) const { return floor_div(t.reach, stride) - floor_div(low, stride); }  // from the first column of a panel
+  // Whether every tap joins all inputs to outputs.
+  bool inside() const;
   i64 halo() const { return floor_div(high, stride) - floor_div(low, stride); }
 };
 
 struct GradWeight {
-  // `rows_lie`: the columns of a row of dy are adjacent. `images_last`: the innermost axis of the spec is that of the images.
-  GradWeight(const Spec& spec, const Isa& isa, int threads, i64 element_bytes, bool rows_lie, bool images_last = false);
+  // `dy`: strides of (image, channel, d, h, w). `images_last`: the innermost axis of the spec is that of the images.
+  GradWeight(const Spec& spec, const Isa& isa, int threads, i64 element_bytes, const i64 (&dy)[5], bool images_last = false);
 
   Reaches axis[3];
+  bool raw;                                             // rows of dy are read where they lie
+  bool alone;                                           // some tap reads beyond a border
+  i64 lie[5];                                           // its strides
   std::vector<i64> phases;                              // of dy along a row: those that some tap reads
   i64 batch, groups, inputs, outputs, taps;             // channels of a group
   i64 vectors, lanes, blocks, width;                    // vectors of a block (0: along w), its lanes, blocks of a group, lanes of a vector

@@ -6,7 +6,6 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kFewRows = 8;
 constexpr std::size_t kKept = 8;
 
 // All that pieces depend on, beside the channels.
@@ -20,12 +19,12 @@ std::vector<i64> key_of(const GradWeight& p, const Window& box) {
 }
 
 // Runs of which each begins where the one before it ends, for all rows, are one.
-void join(Pieces& all, Piece& piece, i64 wide, i64 lanes) {
+void join(Pieces& all, Piece& piece, i64 wide, i64 lanes, i64 step) {
   if (piece.first > 0 || piece.last < wide) return;
   for (i64 t = 1; t < piece.runs; ++t) {
     if (all.lanes_at[piece.lanes_at + t] != all.lanes_at[piece.lanes_at] + t * wide * lanes) return;
     for (i64 r = 0; r < piece.rows; ++r)
-      if (all.rows_at[piece.rows_at + t * piece.rows + r] != all.rows_at[piece.rows_at + r] + t * wide) return;
+      if (all.rows_at[piece.rows_at + t * piece.rows + r] != all.rows_at[piece.rows_at + r] + t * wide * step) return;
   }
   piece.last = piece.runs * wide, piece.runs = 1;
   all.rows_at.resize(piece.rows_at + piece.rows), all.lanes_at.resize(piece.lanes_at + 1);
@@ -33,7 +32,7 @@ void join(Pieces& all, Piece& piece, i64 wide, i64 lanes) {
 
 }  // namespace
 
-Window::Window(const GradWeight& p, i64 index) {
+Window::Window(const GradWeight& p, i64 index) : plan(p) {
   for (int i = 2; i >= 0; --i) {
     const Reaches& a = p.axis[i];
     const i64 along = ceil_div(a.size, a.box), turn = index % along;
@@ -52,13 +51,20 @@ Window::Window(const GradWeight& p, i64 index) {
   columns = size[2] + p.axis[2].halo();
   // A vector along w may reach beyond the last column. An odd number of lines: planes a power of two apart would share cache sets.
   plane = round_up(images * out_size[0] * out_size[1] * columns + pitch - size[2], 16) | 16;
-  channel = i64(p.phases.size()) * plane + round_up(pitch, 16);  // zeros at the end
+  channel = p.raw ? p.lie[1] : i64(p.phases.size()) * plane + round_up(pitch, 16);  // zeros at the end
+  step = p.raw ? p.axis[2].stride * p.lie[4] : 1;
+}
+
+i64 Window::column(const Reach& t) const {
+  const Reaches& w = plan.axis[2];
+  if (plan.raw) return t.reach * plan.lie[4];
+  return (std::lower_bound(plan.phases.begin(), plan.phases.end(), w.phase(t)) - plan.phases.begin()) * plane + w.shift(t);
 }
 
 Tables::Tables(const GradWeight& p, i64 outputs_) : outputs(outputs_), p_(p) {
   // Rows of one tap along depth and height, or of several where those are few, which then meet zeros at the border.
   i64 unit = outputs;
-  for (int i = 2; i >= 0; --i) unit *= unit < kFewRows ? i64(p.axis[i].taps.size()) : 1;
+  for (int i = 2; i >= 0; --i) unit *= unit < kFewRows && !(p.raw && p.alone) ? i64(p.axis[i].taps.size()) : 1;
   const i64 height = unit ? p.tile_height(unit) : 1;
   i64 in_unit = 0;
   for (const Reach& d : p.axis[0].taps)
@@ -97,16 +103,14 @@ void Tables::add(Pieces& to, const Window& box, const std::vector<Row>& tile, i6
   };
   std::array<Bounds, kMaxRows> bounds;
   Piece piece{i64(tile.size()), c_end, c, 0, to.rows_at.size(), to.lanes_at.size(), to.at.size()};
-  const Reaches& w = p_.axis[2];
   for (std::size_t i = 0; i < tile.size(); ++i) {
     const auto& [d_tap, h_tap, w_tap] = tile[i].tap;
     piece.first = std::min(piece.first, std::max(c, box.begin(2, *w_tap)));
     piece.last = std::max(piece.last, std::min(c_end, box.end(2, *w_tap)));
-    const i64 phase = std::lower_bound(p_.phases.begin(), p_.phases.end(), w.phase(*w_tap)) - p_.phases.begin();
     bounds[i] = {{box.begin(0, *d_tap), box.begin(1, *h_tap)},
                  {box.end(0, *d_tap), box.end(1, *h_tap)},
                  {box.at[0] * p_.axis[0].stride + d_tap->reach, box.at[1] * p_.axis[1].stride + h_tap->reach},
-                 tile[i].output * box.channel + phase * box.plane + w.shift(*w_tap)};
+                 tile[i].output * box.channel + box.column(*w_tap)};
   }
   if (piece.first >= piece.last) return;
   if (!p_.vectors) piece.first -= piece.first % p_.width, piece.last = round_up(piece.last, p_.width);
@@ -121,7 +125,7 @@ void Tables::add(Pieces& to, const Window& box, const std::vector<Row>& tile, i6
                                       : box.zeros());
   }
   if (!piece.runs) return;
-  if (p_.vectors) join(to, piece, box.size[2], p_.lanes);
+  if (p_.vectors) join(to, piece, box.size[2], p_.lanes, box.step);
   for (const Row& row : tile) to.at.push_back(row.at);
   to.pieces.push_back(piece);
 }

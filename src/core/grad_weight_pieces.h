@@ -16,16 +16,22 @@ namespace tconv {
 struct Window {
   Window(const GradWeight& p, i64 index);
 
+  const GradWeight& plan;
+
   i64 image, images, at[3], size[3], out_at[2], out_size[2];
   i64 pitch;                    // positions of a row of lanes
   i64 columns, plane, channel;  // of the panel of dy
+  i64 step;                     // elements from column to column
   std::vector<i64> order[2];    // of its rows along depth and height: stride phases one after another, so that what a tap reads is adjacent
 
   i64 positions() const { return images * size[0] * size[1] * pitch; }
   i64 zeros() const { return channel - round_up(pitch, 16); }
+  // Where a row of dy lies, and in it what a tap reads for the first position.
   i64 row(i64 n, i64 od, i64 oh) const {
+    if (plan.raw) return n * plan.lie[0] + (od - out_at[0]) * plan.lie[2] + (oh - out_at[1]) * plan.lie[3];
     return ((n * out_size[0] + order[0][std::size_t(od - out_at[0])]) * out_size[1] + order[1][std::size_t(oh - out_at[1])]) * columns;
   }
+  i64 column(const Reach& t) const;
   // Inputs of the box, along one axis, that a tap joins to outputs.
   i64 begin(int i, const Reach& t) const { return std::clamp<i64>(t.begin - at[i], 0, size[i]); }
   i64 end(int i, const Reach& t) const { return std::clamp<i64>(t.end - at[i], 0, size[i]); }

@@ -16,6 +16,9 @@ constexpr i64 kFewPositions = 64, kManyPositions = 4096;  // of a box
 // spans while all of these are a small part of what is read, and of a workspace.
 constexpr i64 kSpanBytes = 256 << 10, kSpans = 16, kSpannedBytes = 8 << 20;
 constexpr double kSpannedPart = 1.0 / 16;
+// Positions of rows that may be read where they lie in dy, and the most blocks of lanes that read them anew: of adjacent columns, and of
+// channels, which lie one pixel apart.
+constexpr i64 kLongRow = 16, kBlocksOfRows = 8, kBlocksOfPixels = 4;
 constexpr double kCyclesPerThread = 1e5;  // work that is worth waking another thread for
 
 // Outputs that a position of x brings into the panel of one channel of dy.
@@ -87,7 +90,7 @@ double estimate(const GradWeight& p, bool rows_lie) {
     products *= joined, x *= double(a.size), dy *= double(a.size) * double(a.stride);
   }
   const double row = std::min(double(p.axis[2].size), double(p.part));  // what lies beyond the border along a row is multiplied as well
-  return (0.58 + 2.5 / row) * products + 4 * x * double(p.output_chunks()) + (rows_lie ? 4 : 8) * dy * double(p.block_chunks()) +
+  return (0.58 + 1.8 / row) * products + 4 * x * double(p.output_chunks()) + (rows_lie ? 4 : 8) * dy * double(p.block_chunks()) +
          1.5 * vectors * double(p.outputs * p.taps);
 }
 
@@ -113,6 +116,10 @@ Reaches::Reaches(const Axis& a) : size(a.size), output(a.output()), stride(a.str
   high = taps.empty() ? 0 : taps.back().reach;
 }
 
+bool Reaches::inside() const {
+  return i64(taps.size()) == kernel && std::all_of(taps.begin(), taps.end(), [&](const Reach& t) { return !t.begin && t.end == size; });
+}
+
 i64 block_vectors(i64 inputs, i64 width) {
   // Cycles of a position and twelve rows: loads count as well, and along w every row is loaded, often across two lines.
   const double two = 12.6 * double(ceil_div(inputs, 2 * width)), one = 6.9 * double(ceil_div(inputs, width)),
@@ -120,7 +127,7 @@ i64 block_vectors(i64 inputs, i64 width) {
   return along < std::min(one, two) ? 0 : one < two ? 1 : 2;
 }
 
-GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 bytes, bool rows_lie, bool images_last_)
+GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 bytes, const i64 (&dy)[5], bool images_last_)
     : batch(spec.batch),
       groups(spec.groups),
       inputs(spec.in_channels / groups),
@@ -144,12 +151,17 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   std::sort(phases.begin(), phases.end());
   phases.erase(std::unique(phases.begin(), phases.end()), phases.end());
   // All phases of a row are taken apart in one pass, which is quicker than most of them one by one.
+  const bool rows_lie = dy[4] == 1 && !images_last;
+  std::copy_n(dy, 5, lie);
+  alone = !std::all_of(axis, axis + 3, [](const Reaches& a) { return a.inside(); });
+  raw = vectors > 0 && !images_last && axis[2].size >= kLongRow && (!alone || outputs >= kFewRows);
   if (rows_lie && 2 * i64(phases.size()) > axis[2].stride) {
     phases.clear();
     for (i64 phase = 0; phase < axis[2].stride; ++phase) phases.push_back(phase);
   }
   const double room = double(kSumsBytes / element_bytes), panel = double(kPanelBytes / element_bytes);
   choose_channels(*this, room, panel);
+  raw = raw && blocks_at_once <= (rows_lie ? kBlocksOfRows : kBlocksOfPixels);
   choose_boxes(*this, panel);
   spans = span_count(*this);
   threads = int(std::min(double(threads_), 1 + pairs / double(2 * width) / kCyclesPerThread));

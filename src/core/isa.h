@@ -105,12 +105,12 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, i64
 // Channels that weights are fetched ahead: they are read once a box, and the hardware stops looking ahead where a page ends.
 constexpr i64 kAhead = 48;
 
-// Adds row[r][c] * at[c] for first <= c < last to R rows of V vectors.
+// Adds row[r][c * step] * at[c] for first <= c < last to R rows of V vectors.
 template <class P, class T, int N, int R, int V>
-inline __attribute__((always_inline)) void add_products(Vec<T, N> (&acc)[R][V], const T* const (&row)[R], const T* at, i64 first,
-                                                        i64 last) {
+inline __attribute__((always_inline)) void add_products(Vec<T, N> (&acc)[R][V], const T* const (&row)[R], const T* at, i64 first, i64 last,
+                                                        i64 step = 1) {
   at += first * V * N;
-  for (i64 c = first; c < last; ++c, at += V * N) {
+  for (i64 c = first * step, end = last * step; c < end; c += step, at += V * N) {
     Vec<T, N> lanes[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
@@ -176,14 +176,14 @@ void stepped(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, 
 }
 
 template <class T, int N, int R, int V>
-void correlated(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, const T* lanes, T* out,
+void correlated(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, i64 step, const T* lanes, T* out,
                 const i64* at) {
   Vec<T, N> acc[R][V] = {};
   for (i64 t = 0; t < runs; ++t, rows_at += R) {
     const T* row[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) row[r] = rows + rows_at[r];
-    add_products<MultiplyAdd, T, N, R, V>(acc, row, lanes + lanes_at[t], first, last);
+    add_products<MultiplyAdd, T, N, R, V>(acc, row, lanes + lanes_at[t], first, last, step);
   }
   visit<R, V>(out, at, N, [&](int r, int v, T* to) { store(to, load<Vec<T, N>>(to) + acc[r][v]); });
 }
@@ -217,7 +217,7 @@ inline T total(Vec<T, N> v) {
 
 // One lane, vectors along the sum: every load of it serves R rows.
 template <class T, int N, int R>
-void correlated_along(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, const T* lanes, T* out,
+void correlated_along(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, i64, const T* lanes, T* out,
                       const i64* at) {
   Vec<T, N> acc[R] = {};
   for (i64 t = 0; t < runs; ++t, rows_at += R) {

@@ -74,11 +74,11 @@ using Stepped = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, i6
                          const Sums<T>& sums, i64 tiles);
 
 // The same products for sums over positions: out[at[r] + lane] += sum over runs t and first <= c < last of
-// rows[rows_at[t * R + r] + c] * lanes[lanes_at[t] + c * width + lane], where a block of `width` lanes is V vectors. V = 0 stands for
-// blocks of one lane: then vectors lie along c, and first and last are whole vectors.
+// rows[rows_at[t * R + r] + c * step] * lanes[lanes_at[t] + c * width + lane], where a block of `width` lanes is V vectors. V = 0 stands
+// for blocks of one lane: then vectors lie along c, first and last are whole vectors, and the step is 1.
 template <class T>
-using Correlated = void (*)(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, const T* lanes, T* out,
-                            const i64* at);
+using Correlated = void (*)(i64 runs, i64 first, i64 last, const i64* rows_at, const i64* lanes_at, const T* rows, i64 step, const T* lanes,
+                            T* out, const i64* at);
 
 // The same products for two panels whose lanes lie side by side: out[r * out_pitch + lane] (+)= sum over c < count of
 // rows[c * rows_pitch + r] * lanes[c * lanes_pitch + lane], with R rows and V vectors.

@@ -2,6 +2,8 @@
 // Runs winograd_grad.h: transform both sides of a box, multiply point by point, transform the sums.
 #include "winograd_grad.h"
 
+#include <algorithm>
+
 #include "parallel.h"
 #include "weights.h"
 #include "winograd_tiles.h"
@@ -181,9 +183,12 @@ double cycles(const WinogradGrad& p, bool channels_last) {
   const double x_again = double(ceil_div(p.outputs, p.outputs_at_once)), dy_again = double(ceil_div(p.inputs, p.inputs_at_once));
   double tiles = double(w.batch), transforms = 0, products = 0, turned_x = x * x_again, turned_dy = dy * dy_again;
   for (const Winograd::Along& a : w.axis) tiles *= double(a.tiles), turned_x *= double(a.in_size), turned_dy *= double(a.out_size);
+  // A last vector that overlaps the one before it has the next transform wait for both stores.
+  const auto moved = [&](i64 channels, double vectors) { return (vectors + 1) * (channels > w.lanes && channels % w.lanes ? 5 : 1); };
+  const bool deep = std::all_of(w.axis, w.axis + 3, [](const Winograd::Along& a) { return a.classes.front().taps > 1; });
   for (const Winograd::Family& f : w.families) {
     products += double(f.points * f.outs);
-    transforms += 5 * double(f.points) * ((x + 1) * x_again + double(f.outs) * (dy + 1) * dy_again);
+    transforms += (deep ? 10 : 5) * double(f.points) * (moved(p.inputs, x) * x_again + double(f.outs) * moved(p.outputs, dy) * dy_again);
   }
   const double few = std::max(1.0, 4 / double(p.outputs_at_once));  // rows too few to hide what an addition takes
   const double sums = double(w.weights) * x * double(p.outputs), turned = channels_last ? 0 : 4 * double(w.batch) * (turned_x + turned_dy);

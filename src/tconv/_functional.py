@@ -108,6 +108,24 @@ def _backward(grad: tuple[int, ...], w: tuple[int, ...], input_size: Any, dtype:
     return prepare(_problem.grad_input(grad, w, input_size, **dict(words)), False, dtype.name, kernel, threads, pack_always=True)
 
 
+@lru_cache(maxsize=256)
+def _by_weight(x: tuple[int, ...], grad: tuple[int, ...], kernel_size: Any, dtype: np.dtype[Any], kernel: str,
+               words: tuple[tuple[str, Any], ...]) -> tuple[Problem, _core.Problem]:  # fmt: skip
+    problem = _problem.grad_weight(x, grad, kernel_size, **dict(words))
+    check_memory(problem.spec.weight_shape, dtype.itemsize, problem.spec)
+    core = core_problem(problem)
+    _check_algorithm(core, problem, True, kernel)
+    return problem, core
+
+
+@lru_cache(maxsize=256)
+def _by_all(
+    x: tuple[int, ...], w: tuple[int, ...], grad: tuple[int, ...], words: tuple[tuple[str, Any], ...]
+) -> tuple[Problem, _core.Problem]:
+    problem = _problem.gradients(x, w, grad, **dict(words))
+    return problem, core_problem(problem)
+
+
 def conv_transpose(
     x: npt.ArrayLike,
     w: npt.ArrayLike,
@@ -280,14 +298,12 @@ def conv_transpose_grad_weight(
         (x, grad), home = arrive(out, x=x, grad=grad)
     dtype = compute_dtype("x", x)
     same_dtype(("x", x), ("grad", grad))
-    problem = _problem.grad_weight(x.shape, grad.shape, kernel_size, stride=stride, padding=padding, output_padding=output_padding,
-                                   dilation=dilation, groups=groups, layout=layout)  # fmt: skip
-    check_memory(problem.spec.weight_shape, dtype.itemsize, problem.spec)
+    words = words_key(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
+                      layout=layout)  # fmt: skip
+    kernel, count = kernel_for(algorithm), thread_count(threads)
+    problem, core = _by_weight(x.shape, grad.shape, key("kernel_size", kernel_size), dtype, kernel, words)
     out = out if home is None else aligned(problem.spec.weight_shape, x.dtype)
     w = result(out, problem.spec.weight_shape, x.dtype, [x, grad], problem.spec)
-    kernel, count = kernel_for(algorithm), thread_count(threads)
-    core = core_problem(problem)
-    _check_algorithm(core, problem, True, kernel)
     data, dy = readable(x, dtype, count), readable(grad, dtype, count)
     w = into(w, dtype, lambda to: _core.grad_weight(core, kernel, data, dy, to, count), count)
     return w if home is None else home(w)
@@ -350,8 +366,8 @@ def conv_transpose_grads(
     words = words_key(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
                       layout=layout)  # fmt: skip
     kernel, count = kernel_for(algorithm), thread_count(threads)
-    problem = _problem.gradients(x.shape, w.shape, grad.shape, **dict(words))
-    core, dy = core_problem(problem), readable(grad, dtype, count) if asked != {"input"} else grad
+    problem, core = _by_all(x.shape, w.shape, grad.shape, words)
+    dy = readable(grad, dtype, count) if asked != {"input"} else grad
     by_x = by_w = by_bias = None
     if "input" in asked:
         size = problem.spec.input_size
