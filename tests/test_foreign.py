@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -94,6 +95,19 @@ def test_results_are_aligned_whatever_their_size():
             array = _foreign.aligned(shape, np.dtype(dtype))
             assert array.shape == shape and array.dtype == dtype and array.flags.c_contiguous and array.flags.writeable
             assert array.size == 0 or array.ctypes.data % 64 == 0
+
+
+def test_a_call_asks_for_the_memory_of_its_result_once():
+    """What comes from the system anew each time begins at a large page."""
+    x, w = np.ones((1, 4, 128, 128), np.float32), np.ones((4, 16, 2, 2), np.float32)
+    for call in (lambda: tconv.conv_transpose(x, w, stride=2), lambda: tconv.Operator(w, stride=2)(x)):
+        call()
+        tracemalloc.start()
+        size = call().nbytes
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert size <= peak < 1.1 * size
+    assert _foreign.aligned((32 << 20,), np.dtype(np.uint8)).ctypes.data % (2 << 20) == 0
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ DEVICES = {1: "cpu", 2: "cuda", 3: "cpu", 4: "opencl", 7: "vulkan", 8: "metal", 
 # Where `from_dlpack` is, for arrays without `__array_namespace__`, by the module of their type.
 NAMESPACES = {"torch": "torch", "tensorflow": "tensorflow", "mlx": "mlx.core"}
 ALIGNMENT = 64  # JAX copies what is aligned to less, and TensorFlow ends the process
+# Arrays so large come from the system anew each time: GNU's allocator keeps none. NumPy asks for large pages, of which both ends of an
+# array that begins anywhere would get none: 512 page faults, a millisecond.
+_NEVER_KEPT, _LARGE_PAGE = 32 << 20, 2 << 20
 
 
 class Home(NamedTuple):
@@ -89,10 +92,11 @@ def read(name: str, value: Any) -> Array:
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A new array, aligned as the other libraries want it, so that they need no copy."""
+    """A new array, aligned as the other libraries want it, so that they need no copy; a very large one at large pages."""
     size = prod(shape) * dtype.itemsize
-    buffer = np.empty(size + ALIGNMENT - 1, np.uint8)
-    start = -buffer.ctypes.data % ALIGNMENT
+    alignment = ALIGNMENT if size < _NEVER_KEPT else _LARGE_PAGE
+    buffer = np.empty(size + alignment - 1, np.uint8)
+    start = -buffer.ctypes.data % alignment
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 

@@ -244,8 +244,7 @@ def bias_array(bias: Any, channels: int, like: Array, problem: object = None) ->
 
 def fresh(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A new array; a large one begins at a whole line of the caches, so that vectors do and may be written past them."""
-    array = np.empty(shape, dtype)
-    return array if array.nbytes < _LARGE else _foreign.aligned(shape, dtype)
+    return np.empty(shape, dtype) if prod(shape) * dtype.itemsize < _LARGE else _foreign.aligned(shape, dtype)
 
 
 def result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Iterable[Array], problem: object) -> Array:
