@@ -20,6 +20,8 @@ constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 
 // output and does not; a box of a group.
 constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7,
                  kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 4, kBoxCycles = 400;
+constexpr i64 kManyWeights = 8 << 20;  // elements: so many or more come from memory, not from a cache
+constexpr double kReadCycles = 0.5;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
@@ -439,7 +441,9 @@ double cycles(const Plan& p, bool channels_last) {
   // Of adjacent channels, a phase's columns lie that many pixels apart.
   const double apart = phases > 4 ? 0.06 * double(phases) : 0.0;
   const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) + apart * packed : 0.0;
-  return double(p.groups) * (boxes * (p.box_cycles + kBoxCycles) + p.write_cycles * written + each_row * rows + split + turned);
+  // Weights that come from memory, an element at a time.
+  const double weights = p.weight_elements() >= kManyWeights ? kReadCycles * double(p.channels * p.outputs * p.weights) : 0.0;
+  return double(p.groups) * (boxes * (p.box_cycles + kBoxCycles + weights) + p.write_cycles * written + each_row * rows + split + turned);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
