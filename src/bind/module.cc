@@ -228,15 +228,10 @@ class Stencil {
   // A weight in another order than the plan reads where it lies has a plan that packs it, of the same method for the same bits.
   template <class T>
   void apply_words(const Call<T, T>& call, const View<const T>& weight) const {
-    const T* ready = whole_->ready(weight);
-    if (!ready && whole_->reads_raw()) std::call_once(other_once_, [&] { other_.emplace(other_order_()); });
-    const Layer& layer = !ready && whole_->reads_raw() ? *other_ : *whole_;
-    if (!ready) {
-      T* packed = scratch<T>(3, layer.weight_elements());
-      layer.pack<T>(weight, packed);
-      ready = packed;
-    }
-    layer.run<T>(call.in, ready, call.after, call.out);
+    const bool other = whole_->reads_raw() && !whole_->ready(weight);
+    if (other) std::call_once(other_once_, [&] { other_.emplace(other_order_()); });
+    const Layer& layer = other ? *other_ : *whole_;
+    layer.run<T>(call.in, layer.ready_or_packed(weight), call.after, call.out);
   }
   void apply_words(const Call<Bits, float>& call, const View<const Bits>& weight) const {
     float* packed = scratch<float>(3, weight_elements());

@@ -10,7 +10,6 @@
 #include "../core/grad_bias.h"
 #include "../core/grad_weight.h"
 #include "../core/layer.h"
-#include "../core/parallel.h"
 
 namespace tconv {
 namespace {
@@ -108,13 +107,7 @@ void run(const DenseProblem& p, Direction direction, const Dense& in, const Dens
   }
   if (p.spec.batch == 0) return;
   const auto layer = layer_of(p, direction, sizeof(T) == 8, threads);
-  const T* weights = layer->ready(weight);
-  if (!weights) {
-    T* packed = scratch<T>(3, layer->weight_elements());
-    layer->pack<T>(weight, packed);
-    weights = packed;
-  }
-  layer->run<T>(from, weights, after, to);
+  layer->run<T>(from, layer->ready_or_packed(weight), after, to);
 }
 
 }  // namespace

@@ -14,7 +14,6 @@ constexpr i64 kSumsBytes = 384 << 10;              // sums of a task: with a par
 constexpr i64 kInputBytes = 1 << 20;               // transposed inputs of a task; a part of the channels is in use at a time
 constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;  // slabs of a single map, unless the sums of a slab took fewer bytes
 constexpr i64 kLongRow = 6;                        // outputs of a row that are read in steps
-constexpr i64 kMostWeights = 8 << 20;              // elements: so many or more come from memory, not from a cache
 constexpr i64 kFewStepped = 128;                   // their terms that are one go: between two, sums are stored and loaded
 
 // Input coordinate that an output reads through a tap.
@@ -166,7 +165,7 @@ struct Goes {
 
   Goes(const Gather& g, i64 all_taps, i64 all_channels_, i64 few) : all_channels(all_channels_) {
     const i64 terms = terms_at_once(all_taps * all_channels, few);
-    channels = even(all_channels, g.weight_elements() < kMostWeights ? terms : std::min(terms, kFewTerms)),
+    channels = even(all_channels, g.weight_elements() < kManyWeights ? terms : std::min(terms, kFewTerms)),
     taps = all_taps ? even(all_taps, terms / channels) : 1;
   }
   bool one(i64 all_taps) const { return all_taps <= taps && all_channels <= channels; }
@@ -347,7 +346,7 @@ double cycles(const Gather& g, bool channels_last) {
   const double copied = channels_last && g.outputs % g.block ? 0.5 : 0.0;
   const double turned = !phases ? 0.3 : g.large ? 0.5 : 0.7;
   const double scattered = copied + (channels_last ? (phases ? 0.4 : 0.1) : turned);
-  const double read = g.weight_elements() >= kMostWeights ? 0.3 : 0.1;
+  const double read = g.weight_elements() >= kManyWeights ? 0.3 : 0.1;
   double terms = 0, weights = 0, moved = 0, listed = 0;  // listed: pointers of rows, worked out for some images at a time
   const double rounds = double(ceil_div(g.batch, g.images)), wide = g.vecs == 1 ? 0.65 : 1.0;  // of one vector, loads count as well
   for (const Gather::Slab& s : g.slabs) {

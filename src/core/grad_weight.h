@@ -9,7 +9,8 @@
 //   rows   [output channel][phase][image][d][h][column], a row of zeros      what taps read of dy from there
 //   sums   [block of input channels][output channel][tap][lane]
 //
-// Where nothing is cropped no tap meets zeros, and rows are read where they lie in dy, a stride apart, unless they are short.
+// Rows that are only broadcast are read where they lie in dy, a stride apart, unless they are short or read by many blocks: either no tap
+// reads beyond a border, or a tile is rows of one tap, whose positions beyond it are left out, so that none meets zeros.
 //
 // Where a group has few input channels a block is one channel, and vectors run along w instead.
 //
@@ -54,9 +55,8 @@ struct GradWeight {
   GradWeight(const Spec& spec, const Isa& isa, int threads, i64 element_bytes, const i64 (&dy)[5], bool images_last = false);
 
   Reaches axis[3];
-  bool raw;                                             // rows of dy are read where they lie
-  bool alone;                                           // some tap reads beyond a border
-  i64 lie[5];                                           // its strides
+  i64 lie[5];                                           // strides of dy
+  bool raw, beyond;                                     // rows of dy are read where they lie; some tap reads beyond a border
   std::vector<i64> phases;                              // of dy along a row: those that some tap reads
   i64 batch, groups, inputs, outputs, taps;             // channels of a group
   i64 vectors, lanes, blocks, width;                    // vectors of a block (0: along w), its lanes, blocks of a group, lanes of a vector

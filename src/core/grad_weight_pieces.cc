@@ -64,7 +64,7 @@ i64 Window::column(const Reach& t) const {
 Tables::Tables(const GradWeight& p, i64 outputs_) : outputs(outputs_), p_(p) {
   // Rows of one tap along depth and height, or of several where those are few, which then meet zeros at the border.
   i64 unit = outputs;
-  for (int i = 2; i >= 0; --i) unit *= unit < kFewRows && !(p.raw && p.alone) ? i64(p.axis[i].taps.size()) : 1;
+  for (int i = 2; i >= 0; --i) unit *= unit < kFewRows && !(p.raw && p.beyond) ? i64(p.axis[i].taps.size()) : 1;
   const i64 height = unit ? p.tile_height(unit) : 1;
   i64 in_unit = 0;
   for (const Reach& d : p.axis[0].taps)

@@ -153,8 +153,8 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   // All phases of a row are taken apart in one pass, which is quicker than most of them one by one.
   const bool rows_lie = dy[4] == 1 && !images_last;
   std::copy_n(dy, 5, lie);
-  alone = !std::all_of(axis, axis + 3, [](const Reaches& a) { return a.inside(); });
-  raw = vectors > 0 && !images_last && axis[2].size >= kLongRow && (!alone || outputs >= kFewRows);
+  beyond = !std::all_of(axis, axis + 3, [](const Reaches& a) { return a.inside(); });
+  raw = vectors > 0 && !images_last && axis[2].size >= kLongRow && (!beyond || outputs >= kFewRows);
   if (rows_lie && 2 * i64(phases.size()) > axis[2].stride) {
     phases.clear();
     for (i64 phase = 0; phase < axis[2].stride; ++phase) phases.push_back(phase);

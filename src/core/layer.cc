@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "parallel.h"
+
 namespace tconv {
 namespace {
 
@@ -165,6 +167,14 @@ const T* Layer::ready(const View<const T>& weight) const {
   return (p.channels == 1 || weight.stride[1] == step) && weight.stride[0] == p.channels * step ? weight.data : nullptr;
 }
 
+template <class T>
+const T* Layer::ready_or_packed(const View<const T>& weight) const {
+  if (const T* found = ready(weight)) return found;
+  T* packed = scratch<T>(3, weight_elements());
+  pack<T>(weight, packed);
+  return packed;
+}
+
 template <class T, class S>
 void Layer::run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) const {
   with_plan([&](const auto& p) { tconv::run<T>(p, isa.kernels<T>(), in, packed, epilogue, out); });
@@ -174,6 +184,8 @@ template void Layer::pack<float>(View<const float>, float*) const;
 template void Layer::pack<double>(View<const double>, double*) const;
 template const float* Layer::ready<float>(const View<const float>&) const;
 template const double* Layer::ready<double>(const View<const double>&) const;
+template const float* Layer::ready_or_packed<float>(const View<const float>&) const;
+template const double* Layer::ready_or_packed<double>(const View<const double>&) const;
 template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<float>) const;
 template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<BFloat16>) const;
 template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<Float16>) const;

@@ -68,6 +68,9 @@ struct Layer {
   // Where a weight already lies in the order in which packed ones would, or null.
   template <class T>
   const T* ready(const View<const T>& weight) const;
+  // There, or packed into memory that the calling thread keeps.
+  template <class T>
+  const T* ready_or_packed(const View<const T>& weight) const;
   // Sums are rounded to what the output holds.
   template <class T, class S>
   void run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) const;

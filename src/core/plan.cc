@@ -20,7 +20,6 @@ constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 
 // output and does not; a box of a group.
 constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7,
                  kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 4, kBoxCycles = 400;
-constexpr i64 kManyWeights = 8 << 20;  // elements: so many or more come from memory, not from a cache
 constexpr double kReadCycles = 0.5;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded

@@ -34,6 +34,8 @@ namespace tconv {
 // times).
 inline i64 pixel_pitch(i64 channels) { return channels < 64 ? channels : round_up(channels, 16) | 16; }
 
+constexpr i64 kManyWeights = 8 << 20;  // elements: so many or more come from memory, not from a cache
+
 // Phases along a row that are computed together at most: a run of them is still a whole line of output.
 constexpr i64 kPhaseMost = 64;
 

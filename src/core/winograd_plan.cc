@@ -54,9 +54,10 @@ Winograd::Along make_axis(const Axis& from, bool forward, i64 tile, bool shifted
 Winograd::Along best_axis(const Axis& from, bool forward, int wanted) {
   const i64 taps = most_taps(from), usual = taps == 1 ? 1 : wanted ? wanted : taps == 2 ? 3 : 2;
   Winograd::Along best = make_axis(from, forward, usual, false);
+  if (taps == 1) return best;
   for (bool shifted : {false, true})
-    for (i64 tile : {usual, std::min<i64>(usual, wanted ? usual : 2)})
-      if (taps > 1 && (forward || !shifted))
+    for (i64 tile : {usual, wanted ? usual : i64(2)})
+      if (forward || !shifted)
         if (Winograd::Along other = make_axis(from, forward, tile, shifted); double(other.products()) < kFewer * double(best.products()))
           best = std::move(other);
   return best;
