@@ -25,7 +25,7 @@ ANYTHING = (
     "direct",
     "positions",
     "channels",
-)  # methods that compute every problem; for others: test_winograd.py, test_depthwise.py
+)  # methods that compute every problem; for others: test_winograd.py, test_depthwise.py, test_rows.py
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = (np.dtype("float32"), np.dtype("float64"), np.dtype("float16"), BFLOAT16)
 KERNELS = tuple(name for name in tconv.kernels() if name.split("_")[0] in ANYTHING)
@@ -74,7 +74,7 @@ def test_left_alone_it_chooses_the_best_kernel(words):
     assert tconv.Operator(np.ones((1, 1, 2), "float32"), **words).kernel == KERNELS[0]
 
 
-@pytest.mark.parametrize("method", ["auto", "direct", "positions", "channels", "depthwise", "winograd", "winograd2", "winograd4"])
+@pytest.mark.parametrize("method", ["auto", "direct", "positions", "channels", "depthwise", "rows", "winograd", "winograd2", "winograd4"])
 def test_a_method_alone_is_that_of_the_best_instruction_set(method):
     assert tconv.Operator(np.ones((1, 1, 2), "float32"), algorithm=method).kernel == f"{method}_{KERNELS[0].split('_')[1]}"
 

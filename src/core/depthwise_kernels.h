@@ -148,5 +148,83 @@ void depthwise(T* y, i64 y_step, const DepthwiseReads<T>& r, i64 begin, i64 end,
   for (i64 q = begin; q < end; q += Q) depthwise_positions<Q, 2, T, N>(y, y_step, r, q + Q <= end ? q : end - Q, channels, part, bias);
 }
 
+// The weights that a vector of outputs from o on is multiplied by; of one period, all the same.
+template <class vec, class T>
+inline vec row_weights(const RowSums<T>& of, i64 tap, i64 o) {
+  const T* w = of.w + of.w_at[tap];
+  return of.period == 1 ? vec{} + *w : load<vec>(w + ((of.start + o) & (of.period - 1)));
+}
+
+// Few taps, whose weights stay in registers: a vector is a whole number of periods. The last one overlaps the one before it.
+template <int K, class T, int N>
+inline __attribute__((always_inline)) void sum_few(T* y, i64 first, const RowSums<T>& of) {
+  using vec = Vec<T, N>;
+  const T* x[K];
+  vec w[K];
+#pragma GCC unroll 8
+  for (int t = 0; t < K; ++t) x[t] = of.x + of.x_at[first + t], w[t] = row_weights<vec>(of, first + t, 0);
+  const vec bias = vec{} + of.bias;
+  const auto sum = [&](i64 o) __attribute__((always_inline)) {
+    vec all = w[0] * load<vec>(x[0] + o);
+#pragma GCC unroll 8
+    for (int t = 1; t < K; ++t) all += w[t] * load<vec>(x[t] + o);
+    of.stream ? stream(y + o, all + bias) : store(y + o, all + bias);
+  };
+  const i64 count = of.columns;
+  i64 o = 0;
+  for (; o + N <= count; o += N) sum(o);
+  if (o == count) return;
+#pragma GCC unroll 8
+  for (int t = 0; t < K; ++t) w[t] = row_weights<vec>(of, first + t, count - N);
+  sum(count - N);
+}
+
+// V vectors of outputs from o on, of any taps, in parts. Of periods longer than a vector, weights differ from one to the next.
+template <int V, class T, int N>
+inline void sum_block(T* y, i64 o, const RowTaps& row, const RowSums<T>& of) {
+  using vec = Vec<T, N>;
+  const i64 part = terms_at_once(row.taps);
+  vec all[V] = {};
+  for (i64 begin = 0; begin < row.taps; begin += part) {
+    vec acc[V] = {};
+    for (i64 t = row.first + begin; t < row.first + (begin + part < row.taps ? begin + part : row.taps); ++t) {
+      const T* x = of.x + of.x_at[t] + o;
+      vec w = row_weights<vec>(of, t, o);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        if (v > 0 && of.period > N) w = row_weights<vec>(of, t, o + v * N);
+        acc[v] += w * load<vec>(x + v * N);
+      }
+    }
+    for (int v = 0; v < V; ++v) all[v] += acc[v];
+  }
+  for (int v = 0; v < V; ++v) store(y + o + v * N, all[v] + of.bias);
+}
+
+// Fewer outputs than lanes are left to narrower vectors.
+template <class T, int N>
+void sum_rows(const RowTaps* rows, i64 count, const RowSums<T>& of) {
+  if constexpr (N > 1)
+    if (of.columns < N) return sum_rows<T, N / 2>(rows, count, of);
+  const bool whole = of.period <= N;
+  for (; count > 0; --count, ++rows) {
+    T* y = of.y + rows->depth * of.y_depth + rows->row * of.y_row;
+    if (whole && rows->taps == 4) {
+      sum_few<4, T, N>(y, rows->first, of);
+    } else if (whole && rows->taps == 2) {
+      sum_few<2, T, N>(y, rows->first, of);
+    } else if (whole && rows->taps == 1) {
+      sum_few<1, T, N>(y, rows->first, of);
+    } else if (whole && rows->taps == 8) {
+      sum_few<8, T, N>(y, rows->first, of);
+    } else {
+      i64 o = 0;
+      for (; o + 8 * N <= of.columns; o += 8 * N) sum_block<8, T, N>(y, o, *rows, of);
+      for (; o + 2 * N <= of.columns; o += 2 * N) sum_block<2, T, N>(y, o, *rows, of);
+      for (; o < of.columns; o += N) sum_block<1, T, N>(y, o + N <= of.columns ? o : of.columns - N, *rows, of);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tconv

@@ -145,6 +145,26 @@ struct DepthwiseReads {
 template <class T>
 using DepthwiseRow = void (*)(T* y, i64 y_step, const DepthwiseReads<T>& reads, i64 begin, i64 end, i64 channels, const T* bias);
 
+// Rows of a depthwise layer, lanes along them: a row's y[o] = bias + sum over its taps t, which begin with number `first`, of
+// x[x_at[t] + o] * w[w_at[t] + (start + o) % period] for o < columns. The period is a power of two; its weights repeat until a vector of
+// them could begin at any. Row (depth, row) lies at y + depth * y_depth + row * y_row. `stream`
+// is as for Sums.
+struct RowTaps {
+  i64 depth, row, first, taps;
+};
+template <class T>
+struct RowSums {
+  const T *x, *w;
+  const i64 *x_at, *w_at;
+  i64 period, start;
+  T* y;
+  i64 y_depth, y_row, columns;
+  T bias;
+  bool stream;
+};
+template <class T>
+using SumRows = void (*)(const RowTaps* rows, i64 count, const RowSums<T>& of);
+
 // A transform of Winograd's along one axis (transforms.h), for `outer` batches of lines and `run` adjacent lanes of each:
 // to[o * to.outer + i * to.line + lane] (+)= sum over j of matrix[i][j] * from[o * from.outer + j * from.line + lane].
 struct LinePitch {
@@ -192,6 +212,7 @@ struct Kernels {
   Copy<T> copy;
   CopyStretches<T> copy_stretches;
   DepthwiseRow<T> depthwise;
+  SumRows<T> sum_rows;
   Activate<T> activate;
   Transform<T> transform[kMaxTile + 1][kMaxFilter + 1];  // [m][r]; null where there is none
   const Halves* half;

@@ -32,6 +32,7 @@ std::string implausible(Method method, const Plan& by_positions, i64 turned_byte
     for (const StencilAxis& a : by_positions.axis) in *= double(a.in_size), out *= double(a.out_size);
     return in + out > kMostTurned ? "maps of a vector of channels are larger than 4 MiB, too large to transpose" : "";
   }
+  if (method == Method::rows) return turned_bytes ? "" : "channels are adjacent, not columns";
   if (method != Method::channels) return {};
   double listed = 0;
   for (const StencilAxis& a : by_positions.axis) listed += double(a.out_size) * double(a.kernel);
@@ -76,13 +77,15 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
       }
       case Method::depthwise:
         return cycles(Depthwise(spec, dir, 1), lanes, use.channels_last);
+      case Method::rows:
+        return cycles(DepthwiseRows(spec, dir, 1, lanes, bytes), lanes);
       default:
         return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes), use.pack_always);
     }
   };
   const Method last = asked > Method::winograd ? asked : Method::winograd;
   std::vector<Candidate> found;
-  for (Method method : {Method::positions, Method::channels, Method::depthwise, last}) {
+  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, last}) {
     Candidate c{method, 0, refusal(method, spec, dir)};
     if (c.refused.empty() && !stands_for(asked, method))
       c.refused = asked == Method::direct ? "it is not direct" : "another method was asked for by name";
@@ -106,7 +109,8 @@ const Candidate& best(const std::vector<Candidate>& candidates) {
 
 std::string refusal(Method method, const Spec& spec, Direction direction) {
   if (method >= Method::winograd) return Winograd::refusal(spec, direction, tile_of(method));
-  if (method != Method::depthwise) return {};
+  if (method != Method::depthwise && method != Method::rows) return {};
+  if (method == Method::rows && Depthwise::possible(spec)) return DepthwiseRows::refusal(spec, direction);
   return Depthwise::possible(spec) ? "" : "it is not depthwise: a group has more than one input or output channel, or there is one group";
 }
 
@@ -118,16 +122,19 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
     found->raw = better_raw(*found, dir, element_bytes, use);
     return found;
   };
+  const i64 lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   auto by_positions = over_positions(1);
   candidates = consider(spec, dir, isa, asked, *by_positions, element_bytes, use);
   method = best(candidates).method, cycles = best(candidates).cycles;
   threads = int(std::min(double(threads), 1 + cycles / kCyclesPerThread));
   if (method >= Method::winograd)
     plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes);
+  else if (method == Method::rows)
+    plan = std::make_unique<const DepthwiseRows>(spec, dir, threads, lanes, element_bytes);
   else if (method == Method::depthwise)
     plan = std::make_unique<const Depthwise>(spec, dir, threads);
   else if (method == Method::channels)
-    plan = std::make_unique<const Gather>(spec, dir, threads, element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes, element_bytes);
+    plan = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
   else
     plan = std::unique_ptr<const Plan>(threads == 1 ? std::move(by_positions) : over_positions(threads));
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "depthwise.h"
+#include "depthwise_rows.h"
 #include "gather.h"
 #include "method.h"
 #include "plan.h"
@@ -42,7 +43,7 @@ struct Layer {
   Method method;  // the candidate of the fewest cycles
   double cycles;
   std::variant<std::unique_ptr<const Plan>, std::unique_ptr<const Gather>, std::unique_ptr<const Depthwise>,
-               std::unique_ptr<const Winograd>>
+               std::unique_ptr<const DepthwiseRows>, std::unique_ptr<const Winograd>>
       plan;
 
   template <class F>

@@ -72,7 +72,7 @@ def kernels() -> tuple[str, ...]:
     """Names of the kernels this processor runs, best first; each may be given as `algorithm`.
 
     A name is METHOD_ISA. Direct methods multiply every tap: a vector's lanes run over output "positions", over output
-    "channels", or in "depthwise" layers over the groups; "direct" takes the one that is estimated fastest
+    "channels", in "depthwise" layers over the groups, or along their "rows"; "direct" takes the one that is estimated fastest
     for the problem. "winograd" multiplies less and rounds a little worse, in tiles of 3 positions of a stride phase of 2 taps,
     and of 2 where it has 3, or where few positions would fill tiles of 3 badly; "winograd2" and "winograd4" take tiles of 2 and 4.
     It refuses what has more taps in a phase, or none. "auto" takes whatever is estimated fastest, but for the last two.

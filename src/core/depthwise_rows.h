@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// One input and one output channel a group, the columns of a row adjacent in memory: lanes run along a row of output, over its stride
+// phases. Nothing is transposed: every column of the input is repeated once a phase, so that a row of output is a sum of shifted rows, each
+// times weights that repeat along the row.
+//
+//   input      a b c                     stride 2, weights w0 w1 w2 w3
+//   panel      a  a  b  b  c  c          y = panel * (w0 w1 w0 w1 ...) + panel, one position later, * (w2 w3 w2 w3 ...)
+//
+// All phases of a row must read the same positions, as where kernels are a multiple of the stride, and be a power of two.
+#pragma once
+
+#include <string>
+
+#include "depthwise.h"
+
+namespace tconv {
+
+struct DepthwiseRows {
+  DepthwiseRows(const Spec& spec, Direction direction, int threads, i64 lanes, i64 element_bytes);
+
+  // Why it cannot compute a depthwise problem, or nothing.
+  static std::string refusal(const Spec& spec, Direction direction);
+
+  // Rows of output that are summed from one panel, and the rows of input that it holds.
+  struct Chunk {
+    i64 begin[2], end[2];  // of the input, depth and rows
+    std::vector<RowTaps> rows;
+    std::vector<i64> reads, weights;  // a tap's offsets in the panel and in a channel's weights
+  };
+
+  StencilAxis axis[3];
+  i64 batch, channels;
+  i64 period, pitch;        // phases of a row of output; elements of a tap's weights, which repeat so often that a vector begins anywhere
+  i64 line;                 // elements of a row of the panel
+  i64 pieces, positions;    // a row is cut into pieces of so many positions
+  i64 taps;                 // along a row, of one phase
+  i64 panel;                // elements of the largest
+  std::vector<i64> shifts;  // where along a row taps read
+  std::vector<std::vector<i64>> order;  // [tap of a phase][phase]: index into the kernel's row
+  std::vector<Chunk> chunks;
+  bool large;  // an output that goes past the caches
+  int threads;
+
+ private:
+  void make_chunks(i64 element_bytes);
+  void add_row(Chunk& chunk, const AxisReads (&along)[2], i64 depth, i64 row) const;
+
+ public:
+  i64 kernel_rows() const { return axis[0].kernel * axis[1].kernel; }
+  i64 weight_elements() const { return channels * kernel_rows() * taps * pitch; }
+  i64 workspace() const { return panel + line; }
+};
+
+// Estimated cycles on one thread.
+double cycles(const DepthwiseRows& plan, i64 lanes);
+
+template <class T>
+void pack_weights(const DepthwiseRows& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
+
+template <class T, class S>
+void run(const DepthwiseRows& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out);
+
+}  // namespace tconv
