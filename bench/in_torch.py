@@ -2,7 +2,8 @@
 """Gradients and half precision beside PyTorch, on the same numbers in one process and in turns. Two tables of docs/performance.md.
 
 `python -m bench torch gradients`: by the input, by the weight, and both in one call, against the operator that PyTorch's autograd calls, each
-side in the faster of its two memory formats, and ours on contiguous arrays alone. `python -m bench torch bfloat16` (or float16): the layer, also against ours in float32.
+side in the faster of its two memory formats, and ours on contiguous arrays alone. `python -m bench torch bfloat16` (or float16): the layer in
+the same way, also against ours in float32.
 """
 
 from __future__ import annotations
@@ -30,14 +31,13 @@ WRONG = {"gradients": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}  # of the largest
 class Turn(NamedTuple):
     """What is timed in turns: our calls and PyTorch's in their formats, which must all give the exact result, and further ones of ours.
 
-    `last`: there is a place for our call on channels-last arrays, beside the one on contiguous arrays.
+    Our calls are those on contiguous arrays and, if there are any, on channels-last ones; of `others`, in the same formats, the faster counts.
     """
 
     ours: list[Call]
     torch: list[Call]
-    others: list[Call]
+    others: list[list[Call]]
     exact: Any
-    last: bool = False
 
 
 def main(arguments: list[str]) -> int:
@@ -74,14 +74,15 @@ def _row(layer: Layer, columns: list[Turn], asked: argparse.Namespace) -> tuple[
         errors = [_error(call(), column.exact) for call in (*column.ours, *column.torch)]
         if not max(errors) < WRONG[asked.what]:
             raise SystemExit(f"bench: {layer.name}: errors of {errors} of the largest value")
-        times = medians(asked.rounds, *column.ours, *column.torch, *column.others, seconds=asked.seconds, settle=True)
-        first, rest = len(column.ours), len(column.ours) + len(column.torch)
-        mine, best, others = times[:first], min(times[first:rest]), times[rest:]
+        groups = [column.ours, column.torch, *column.others]
+        times = iter(medians(asked.rounds, *(call for group in groups for call in group), seconds=asked.seconds, settle=True))
+        mine, *rest = ([next(times) for _ in group] for group in groups)
+        best, *others = (min(group) for group in rest)
         found = [best / min(mine), *(other / min(mine) for other in others)]
-        ratios += [*found, *([best / mine[0]] if column.last else [])]
-        shown = [f"{time:.3g}" for time in mine] + ["-"] * (column.last and first == 1)
+        ratios += [*found, best / mine[0]]
+        shown = [f"{time:.3g}" for time in mine] + ["-"] * (len(mine) == 1)
         cells += [f"{best:.3g}", *shown, *(f"{other:.3g}" for other in others), *(f"{ratio:.2f}" for ratio in found),
-                  f"{max(errors[:first]):.0e} / {max(errors[first:]):.0e}"]  # fmt: skip
+                  f"{max(errors[: len(mine)]):.0e} / {max(errors[len(mine) :]):.0e}"]  # fmt: skip
     return cells, ratios
 
 
@@ -109,7 +110,7 @@ def _gradients(layer: Layer, what: str) -> Iterator[Turn]:
     theirs = _backward(spec, grad, x, w)
     for ours, mask, wanted in zip(zip(*formats, strict=True), ((True, False), (False, True), (True, True)), (exact[0], exact[1], exact),
                                   strict=True):  # fmt: skip
-        yield Turn(list(ours), [_masked(run, mask) for run in theirs], [], wanted, last=True)
+        yield Turn(list(ours), [_masked(run, mask) for run in theirs], [], wanted)
 
 
 def _our_gradients(spec: Spec, x: Any, w: Any, grad: Any, told: dict[str, Any]) -> tuple[Call, ...]:
@@ -153,10 +154,8 @@ def _half(layer: Layer, what: str) -> Iterator[Turn]:
 
     spec, kind = layer.spec, np.dtype(ml_dtypes.bfloat16 if what == "bfloat16" else np.float16)
     x, w = (placed(a, kind) for a in layer.arrays())
-    told = _words(spec)
     wide = [placed(a, np.float32) for a in (x, w)]
-    ours, single = tconv.Operator(w, **told), tconv.Operator(wide[1], **told)
-    out, out_single = ours(x), single(wide[0])
+    ours, single, converted = zip(*(_our_half(spec, x, w, last) for last in range(len(_formats(spec)))), strict=True)
     padding, extra = _torch_words(spec)
     run = getattr(torch.nn.functional, f"conv_transpose{spec.rank}d")
     pairs = [[torch.from_numpy(a).to(getattr(torch, what), memory_format=kept) for a in wide] for kept in _formats(spec)]
@@ -167,8 +166,22 @@ def _half(layer: Layer, what: str) -> Iterator[Turn]:
     exact = run(
         *(torch.from_numpy(a.astype(np.float64)) for a in wide), None, spec.stride, padding, extra, spec.groups, spec.dilation
     ).numpy()
-    yield Turn([lambda: ours(x, out=out)], [called(*pair) for pair in pairs],
-               [lambda: single(wide[0], out=out_single), lambda: single(x.astype(np.float32)).astype(kind)], exact)  # fmt: skip
+    yield Turn(list(ours), [called(*pair) for pair in pairs], [list(single), list(converted)], exact)
+
+
+def _our_half(spec: Spec, x: Any, w: Any, last: bool) -> tuple[Call, Call, Call]:
+    """In half precision, in float32, and that with both conversions; channels come second in the results."""
+    told = {**_words(spec), "layout": "channels_last" if last else "channels_first"}
+    x = placed(np.moveaxis(x, 1, -1), x.dtype) if last else x
+    wide = placed(x, np.float32)
+    ours, single = tconv.Operator(w, **told), tconv.Operator(w.astype(np.float32), **told)
+    out, out_single = ours(x), single(wide)
+
+    def seen(found: Any) -> Any:
+        return np.moveaxis(found, -1, 1) if last else found
+
+    return (lambda: seen(ours(x, out=out)), lambda: seen(single(wide, out=out_single)),
+            lambda: seen(single(x.astype(np.float32)).astype(x.dtype)))  # fmt: skip
 
 
 def _words(spec: Spec) -> dict[str, Any]:
@@ -193,7 +206,8 @@ _OF_EACH = ["{}: PyTorch, ms", "ours, ms", "ours channels last, ms", "ratio", "e
 TABLES: dict[str, tuple[Callable[[Layer, str], Iterator[Turn]], list[str], list[str]]] = {
     "gradients": (_gradients, [head.format(by) for by in ("by input", "by weight", "both") for head in _OF_EACH],
                   [goal + alone for goal in ("by input", "by weight", "both in one call") for alone in ("", ", contiguous alone")]),
-    "half": (_half, ["PyTorch, ms", "ours, ms", "ours in float32, ms", "converted, ms", "PyTorch / ours", "float32 / ours",
+    "half": (_half, ["PyTorch, ms", "ours, ms", "ours channels last, ms", "ours in float32, ms", "converted, ms", "PyTorch / ours", "float32 / ours",
                      "converted / ours", "errors"],
-             ["against PyTorch", "against ours in float32", "against converting to float32 and back"]),
+             ["against PyTorch", "against ours in float32", "against converting to float32 and back",
+              "against PyTorch, contiguous alone"]),
 }  # fmt: skip

@@ -4,7 +4,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from definition import Judge, Problem
+from definition import Judge, Problem, assert_same_bits
 
 import tconv
 from tconv import _core
@@ -121,3 +121,18 @@ def test_only_vectors_that_fit_are_converted(half, wide):
     for call, arguments in ((_core.widen, (half, wide)), (_core.narrow, (wide, half))):
         with pytest.raises(ValueError, match="contiguous vectors of one length"):
             call("auto_scalar", *arguments, True, 1)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_images_that_are_computed_some_at_a_time(dtype, layout):
+    """More than 8 MiB of words: three images, one at a time, have the bits of each alone."""
+    rng = np.random.default_rng(3)
+    shape = (3, 15, 310, 310) if layout == "channels_first" else (3, 310, 310, 15)
+    x, w = rng.standard_normal(shape).astype(dtype), rng.standard_normal((15, 2, 2, 2)).astype(dtype)
+    whole = tconv.conv_transpose(x, w, layout=layout)
+    back = tconv.conv_transpose_grad_input(whole, w, layout=layout)
+    for n in range(3):
+        alone = tconv.conv_transpose(x[n : n + 1], w, layout=layout)
+        assert_same_bits(whole[n : n + 1], alone, f"image {n}")
+        assert_same_bits(back[n : n + 1], tconv.conv_transpose_grad_input(alone, w, layout=layout), f"gradient of image {n}")

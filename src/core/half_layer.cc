@@ -8,6 +8,8 @@ namespace {
 
 // Cycles an element takes on its way to words.
 constexpr double kWiden = 0.5, kPair = 0.25;
+// Of the words of the images that are computed at a time, about: they stay in a cache, and their memory is not new in every call.
+constexpr i64 kWordsBytes = 8 << 20;
 
 i64& summed_channels(Spec& s, Direction direction) { return direction == Direction::forward ? s.in_channels : s.out_channels; }
 
@@ -57,13 +59,30 @@ HalfLayer::Choice HalfLayer::choose(const Spec& spec, Direction direction, const
   return {std::move(dots), of, true};
 }
 
-HalfLayer::HalfLayer(const Spec& spec, Direction direction, const Isa& isa, Method method, int threads, Use use, Half kind)
-    : choice_(choose(spec, direction, isa, method, threads, use, kind)),
+// As many images at a time as have few words, and leave none over; all of them where their words are read where they lie.
+HalfLayer::Choice HalfLayer::choose_images(Spec spec, Direction direction, const Isa& isa, Method method, int threads, Use use, Half kind) {
+  Choice all = choose(spec, direction, isa, method, threads, use, kind);
+  const i64 channels = summed_channels(spec, direction) / spec.groups, words = all.paired ? ceil_div(channels, 2) : channels;
+  if (all.paired && use.channels_last && channels % 2 == 0) return all;
+  const i64 image = spec.groups * words * positions(spec, direction == Direction::grad_input) * 4;
+  const i64 most = std::max<i64>(1, kWordsBytes / std::max<i64>(1, image));
+  if (spec.batch <= most) return all;
+  i64 rounds = ceil_div(spec.batch, most);
+  while (spec.batch % rounds) ++rounds;
+  spec.batch /= rounds;
+  return choose(spec, direction, isa, method, threads, use, kind);
+}
+
+HalfLayer::HalfLayer(const Spec& whole, Direction direction, const Isa& isa, Method method, int threads, Use use, Half kind)
+    : choice_(choose_images(whole, direction, isa, method, threads, use, kind)),
       direction_(direction),
       isa_(isa),
       kind_(kind),
       last_(use.channels_last),
-      threads_(threads) {
+      threads_(threads),
+      rounds_(choice_.spec.batch ? whole.batch / choice_.spec.batch : 0) {
+  Spec spec = whole;
+  spec.batch = choice_.spec.batch;
   const bool forward = direction == Direction::forward;
   const i64 pixels = positions(spec, !forward), outputs = spec.out_channels / spec.groups;
   const i64 channels = (forward ? spec.in_channels : spec.out_channels) / spec.groups, images = spec.batch * spec.groups;
@@ -91,10 +110,16 @@ void HalfLayer::run(const std::uint16_t* in, const float* packed, const Epilogue
   const Spec& s = choice_.spec;
   // Adjacent pairs are read where they lie.
   const bool lie = choice_.paired && input_.inner == 1 && input_.channels % 2 == 0 && reinterpret_cast<std::uintptr_t>(in) % 4 == 0;
-  const std::unique_ptr<float[]> copy = lie ? nullptr : words(in, input_);
-  const float* from = lie ? reinterpret_cast<const float*>(in) : copy.get();
-  const auto write = [&](auto* to) { layer().run<float>(dense(from, s, !forward, last_), packed, epilogue, dense(to, s, forward, last_)); };
-  kind_ == Half::bfloat16 ? write(reinterpret_cast<BFloat16*>(out)) : write(reinterpret_cast<Float16*>(out));
+  const i64 read = input_.outer * input_.channels * input_.inner;
+  const i64 written = s.batch * (forward ? s.out_channels : s.in_channels) * positions(s, forward);
+  for (i64 round = 0; round < rounds_; ++round, in += read, out += written) {
+    const std::unique_ptr<float[]> copy = lie ? nullptr : words(in, input_);
+    const float* from = lie ? reinterpret_cast<const float*>(in) : copy.get();
+    const auto write = [&](auto* to) {
+      layer().run<float>(dense(from, s, !forward, last_), packed, epilogue, dense(to, s, forward, last_));
+    };
+    kind_ == Half::bfloat16 ? write(reinterpret_cast<BFloat16*>(out)) : write(reinterpret_cast<Float16*>(out));
+  }
 }
 
 }  // namespace tconv

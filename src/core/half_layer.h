@@ -34,14 +34,16 @@ class HalfLayer {
     i64 outer, channels, inner;
   };
   static Choice choose(const Spec& spec, Direction direction, const Isa& isa, Method method, int threads, Use use, Half kind);
+  static Choice choose_images(Spec spec, Direction direction, const Isa& isa, Method method, int threads, Use use, Half kind);
   std::unique_ptr<float[]> words(const std::uint16_t* from, const Summed& shape) const;
 
-  Choice choice_;
+  Choice choice_;  // of some images at a time
   Direction direction_;
   const Isa& isa_;
   Half kind_;
   bool last_;
   int threads_;
+  i64 rounds_;  // until all images are through
   Summed input_, weight_;
 };
 
