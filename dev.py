@@ -96,7 +96,7 @@ def sanitize(arguments):
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "PYTHONMALLOC": "malloc",  # pymalloc's arenas would hide overruns
     }
-    names = ("kernels", "operators", "depthwise", "rows", "winograd", "gradients", "threads", "bad_input")
+    names = ("kernels", "operators", "depthwise", "rows", "half", "winograd", "gradients", "threads", "bad_input")
     core = [f"tests/test_{name}.py" for name in names]
     # GCC's address sanitizer may hold its allocator's lock when another thread forks: not a lock of ours.
     core += ["--deselect", "tests/test_threads.py::test_forks_while_another_thread_is_in_a_call"]

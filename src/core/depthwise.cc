@@ -11,7 +11,8 @@ namespace {
 
 constexpr i64 kRowBytes = 32 << 10;   // of output a task, at least
 constexpr i64 kMapsBytes = 512 << 10;  // of the maps of a block of channels that are transposed, about
-constexpr double kTurned = 0.3;        // cycles of transposing an element
+constexpr double kTurned = 0.3;        // cycles of transposing an element,
+constexpr double kTurnedNear = 0.2;    // and in a second-level cache
 constexpr i64 kBlockBytes = 32 << 10;  // of output that the phases of a row write in turn
 
 // The input that an output reads through a tap; reads() tells whether there is one.
@@ -104,7 +105,8 @@ double cycles(const Depthwise& p, int lanes, bool channels_last) {
   for (const StencilAxis& a : p.axis) each *= double(a.taps.size()) / double(std::max<i64>(1, std::min(a.out_stride, a.kernel)));
   const i64 vectors = p.channels < lanes ? p.channels : ceil_div(p.channels, lanes);
   const double inputs = double(p.batch) * double(p.axis[0].in_size) * double(p.axis[1].in_size) * double(p.axis[2].in_size);
-  const double turned = channels_last ? 0.0 : kTurned * (inputs + outputs) * double(p.channels);
+  const bool near = (inputs + outputs) / double(p.batch) * double(lanes * 4) <= double(kMapsBytes);
+  const double turned = channels_last ? 0.0 : (near ? kTurnedNear : kTurned) * (inputs + outputs) * double(p.channels);
   return outputs * double(vectors) * (1.5 * each + 6) + turned;
 }
 

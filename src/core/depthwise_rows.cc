@@ -15,7 +15,7 @@ constexpr double kMostListed = 4e6;                          // reads of all row
 constexpr i64 kTaskBytes = 32 << 10;                         // of output a task, about
 // Of the estimate: a row, a vector of it and what a tap takes of one; a tap of a block of vectors where taps are not few; an element of the
 // panel; a vector that does not stay in the caches.
-constexpr double kRowCycles = 10, kVectorCycles = 1.5, kTapCycles = 1.6, kBlockTapCycles = 2, kSpreadCycles = 0.3, kLargeCycles = 3;
+constexpr double kRowCycles = 28, kVectorCycles = 1.5, kTapCycles = 1.2, kBlockTapCycles = 4, kSpreadCycles = 0.2, kLargeCycles = 3;
 constexpr i64 kFewTaps = 4, kBlockVectors = 8;
 
 // A row's axis: its first output is shifted so that phases read the same positions.

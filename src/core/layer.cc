@@ -18,6 +18,7 @@ double pack_positions(Direction dir, i64 taps, double large) {
   return (dir == Direction::forward ? 1.8 : taps < 8 ? 2.4 : 0.9) + 2.0 * large;
 }
 double pack_channels(Direction dir, double large) { return dir == Direction::forward ? 0.6 + 0.8 * large : 0.7 + 1.2 * large; }
+constexpr double kPackRows = 1.0;          // where weights are repeated along a row
 constexpr double kLargeWeight = 32 << 20;  // bytes
 constexpr double kRawShare = 0.04;         // of the time of tiles, if their weights are not packed
 
@@ -77,8 +78,10 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
       }
       case Method::depthwise:
         return cycles(Depthwise(spec, dir, 1), lanes, use.channels_last);
-      case Method::rows:
-        return cycles(DepthwiseRows(spec, dir, 1, lanes, bytes), lanes);
+      case Method::rows: {
+        const DepthwiseRows plan(spec, dir, 1, lanes, bytes);
+        return cycles(plan, lanes) + (use.pack_always ? double(plan.weight_elements()) * kPackRows : 0.0);
+      }
       default:
         return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes), use.pack_always);
     }

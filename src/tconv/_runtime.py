@@ -188,7 +188,10 @@ def readable(array: Array, dtype: np.dtype[Any], threads: int | None = None) -> 
 
 def stored(array: Array) -> Array:
     """The array as a layer of the core reads it: half precision as its bits, dense."""
-    return np.ascontiguousarray(array).view(np.uint16) if array.dtype.itemsize == 2 else readable(array, array.dtype)
+    if array.dtype.itemsize != 2:
+        return readable(array, array.dtype)
+    dense = np.ascontiguousarray(array)
+    return (dense if dense.flags.aligned else dense.copy()).view(np.uint16)
 
 
 def write(result: Array, run: Callable[[Array], object]) -> Array:
