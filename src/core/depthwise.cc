@@ -107,7 +107,7 @@ double cycles(const Depthwise& p, int lanes, bool channels_last) {
   const double inputs = double(p.batch) * double(p.axis[0].in_size) * double(p.axis[1].in_size) * double(p.axis[2].in_size);
   const bool near = (inputs + outputs) / double(p.batch) * double(lanes * 4) <= double(kMapsBytes);
   const double turned = channels_last ? 0.0 : (near ? kTurnedNear : kTurned) * (inputs + outputs) * double(p.channels);
-  return outputs * double(vectors) * (1.5 * each + 6) + turned;
+  return outputs * double(vectors) * (1.5 * each + 4) + turned;
 }
 
 // Channels become adjacent: squares in registers where the taps of a channel, or of a row of the kernel, are.
