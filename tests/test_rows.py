@@ -128,6 +128,10 @@ def test_it_refuses_the_gradient_of_a_stride_and_endless_lists():
     x = np.broadcast_to(np.ones((1, 4, 1, 1), "float32"), (0, 4, 10**6, 5))
     with pytest.raises(tconv.ArgumentError, match="too many"):
         tconv.conv_transpose(x, w, stride=2, groups=4, algorithm=BEST)
+    for dilation in (10**6, 2**40):
+        x = np.broadcast_to(np.ones((1, 4, 1, 1), "float32"), (0, 4, 9, 4 * dilation))
+        with pytest.raises(tconv.ArgumentError, match="too far apart"):
+            tconv.conv_transpose(x, w, dilation=(1, dilation), groups=4, algorithm=BEST)
 
 
 def test_auto_takes_it_where_columns_are_adjacent():

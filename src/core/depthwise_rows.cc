@@ -11,7 +11,7 @@ namespace tconv {
 namespace {
 
 constexpr i64 kPanelBytes = 32 << 10, kLineBytes = 8 << 10;  // of a panel and of a row of it, about: a first-level cache
-constexpr double kMostListed = 4e6;                          // reads of all rows of output
+constexpr double kMostListed = 4e6, kMostPanel = 512 << 10;  // reads of all rows of output; elements
 constexpr i64 kTaskBytes = 32 << 10;                         // of output a task, about
 // Of the estimate: a row, a vector of it and what a tap takes of one; a tap of a block of vectors where taps are not few; an element of the
 // panel; a vector that does not stay in the caches.
@@ -29,7 +29,13 @@ std::set<i64> reads_of(const StencilAxis& a) {
 }
 
 // Rows of input that `outputs` of them read, about.
-i64 rows_read(const StencilAxis& a, i64 outputs) { return std::min(a.in_size, (ceil_div(outputs, a.out_stride) + a.halo()) * a.in_stride); }
+// (In floating point: strides may be any 62-bit number.)
+double rows_read(const StencilAxis& a, i64 outputs) {
+  return std::min(double(a.in_size), double(ceil_div(outputs, a.out_stride) + a.halo()) * double(a.in_stride));
+}
+
+// Outputs of an axis that are summed from one panel at least: a few of every phase.
+i64 fewest(const StencilAxis& a) { return ceil_div(a.out_size, 4) > a.out_stride ? 4 * a.out_stride : a.out_size; }
 
 // The inputs that outputs [begin, end) read.
 void range_of(const AxisReads& reads, i64 begin, i64 end, i64& first, i64& last) {
@@ -49,10 +55,12 @@ std::string DepthwiseRows::refusal(const Spec& spec, Direction direction) {
   const StencilAxis w = row_axis(spec.axis[2], direction);
   if (w.out_begin != 0 || w.out_end != w.out_stride || w.taps.empty() || w.taps.size() != reads_of(w).size() * std::size_t(w.out_stride))
     return "the stride phases of a row do not all read the same positions";
+  const StencilAxis d(spec.axis[0], direction), h(spec.axis[1], direction);
   double listed = double(w.taps.size());
-  for (const StencilAxis& a : {StencilAxis(spec.axis[0], direction), StencilAxis(spec.axis[1], direction)})
-    listed *= double(a.out_size) * double(ceil_div(a.kernel, a.out_stride));
-  return listed < kMostListed ? "" : "every row of output and tap is listed, and these are too many for that";
+  for (const StencilAxis* a : {&d, &h}) listed *= double(a->out_size) * double(ceil_div(a->kernel, a->out_stride));
+  if (listed > kMostListed) return "every row of output and tap is listed, and these are too many for that";
+  const double panel = rows_read(d, 1) * rows_read(h, fewest(h)) * double(w.halo()) * double(w.out_stride);
+  return panel < kMostPanel ? "" : "its taps lie too far apart for a panel of all they read";
 }
 
 DepthwiseRows::DepthwiseRows(const Spec& spec, Direction direction, int threads_, i64 lanes, i64 element_bytes)
@@ -78,9 +86,9 @@ DepthwiseRows::DepthwiseRows(const Spec& spec, Direction direction, int threads_
 }
 
 void DepthwiseRows::make_chunks(i64 element_bytes) {
-  const i64 room = std::max<i64>(1, kPanelBytes / (line * element_bytes));
+  const double room = double(kPanelBytes / (line * element_bytes));
   i64 tall = axis[1].out_size, deep = 1;
-  while (tall > 4 * axis[1].out_stride && rows_read(axis[1], tall) > room) tall = ceil_div(tall, 2);
+  while (tall > fewest(axis[1]) && rows_read(axis[1], tall) > room) tall = std::max(fewest(axis[1]), ceil_div(tall, 2));
   while (tall == axis[1].out_size && deep < axis[0].out_size && rows_read(axis[0], 2 * deep) * rows_read(axis[1], tall) <= room) deep *= 2;
   const AxisReads along[2] = {AxisReads(axis[0]), AxisReads(axis[1])};
   panel = 0;
