@@ -26,7 +26,7 @@ def threads():
     tconv.set_num_threads(kept[1])
 
 
-@pytest.mark.parametrize(("what", "columns", "goals"), [("gradients", 16, 6), ("bfloat16", 9, 3), ("float16", 9, 3)])
+@pytest.mark.parametrize(("what", "columns", "goals"), [("gradients", 16, 6), ("bfloat16", 10, 4), ("float16", 10, 4)])
 def test_a_line_for_every_layer_and_every_goal(what, columns, goals, capsys):
     assert in_torch.main([what, "--layers", *LAYERS, "--rounds", "1", "--threads", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
