@@ -26,6 +26,7 @@ from .view import markdown
 
 Call = Callable[[], Any]
 WRONG = {"gradients": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}  # of the largest value: more is another layer
+WIDE = 64  # channels in and out and one group: what the tables call layers of many channels
 
 
 class Turn(NamedTuple):
@@ -57,15 +58,22 @@ def main(arguments: list[str]) -> int:
     turns, heads, goals = TABLES["gradients" if asked.what == "gradients" else "half"]
     print(markdown(["layer", *heads], []), flush=True)
     ratios: list[dict[str, float]] = []
+    wide: list[bool] = []
     for layer in layers.select(asked.layers, layers.read()):
         with torch.no_grad():
             cells, found = _row(layer, list(turns(layer, asked.what)), asked)
         print(f"| {layer.name} | {' | '.join(cells)} |", flush=True)
         ratios.append(dict(zip(goals, found, strict=True)))
+        wide.append(layer.spec.groups == 1 and min(layer.spec.in_channels, layer.spec.out_channels) >= WIDE)
     for goal in goals:
-        values = [ratio[goal] for ratio in ratios]
-        print(f"{goal}: geometric mean {statistics.geometric_mean(values):.2f}, {sum(v < 1 for v in values)} of {len(values)} below 1")
+        print(f"{goal}: {_told([ratio[goal] for ratio in ratios], wide)}")
     return 0
+
+
+def _told(values: list[float], wide: list[bool]) -> str:
+    said = f"geometric mean {statistics.geometric_mean(values):.2f}, {sum(v < 1 for v in values)} of {len(values)} below 1"
+    some = [value for value, large in zip(values, wide, strict=True) if large]
+    return said + (f" ({statistics.geometric_mean(some):.2f} on {len(some)} layers of {WIDE} channels and more)" if some else "")
 
 
 def _row(layer: Layer, columns: list[Turn], asked: argparse.Namespace) -> tuple[list[str], list[float]]:
@@ -206,8 +214,8 @@ _OF_EACH = ["{}: PyTorch, ms", "ours, ms", "ours channels last, ms", "ratio", "e
 TABLES: dict[str, tuple[Callable[[Layer, str], Iterator[Turn]], list[str], list[str]]] = {
     "gradients": (_gradients, [head.format(by) for by in ("by input", "by weight", "both") for head in _OF_EACH],
                   [goal + alone for goal in ("by input", "by weight", "both in one call") for alone in ("", ", contiguous alone")]),
-    "half": (_half, ["PyTorch, ms", "ours, ms", "ours channels last, ms", "ours in float32, ms", "converted, ms", "PyTorch / ours", "float32 / ours",
-                     "converted / ours", "errors"],
+    "half": (_half, ["PyTorch, ms", "ours, ms", "ours channels last, ms", "ours in float32, ms", "converted, ms", "PyTorch / ours",
+                     "float32 / ours", "converted / ours", "errors"],
              ["against PyTorch", "against ours in float32", "against converting to float32 and back",
               "against PyTorch, contiguous alone"]),
 }  # fmt: skip

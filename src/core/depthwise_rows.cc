@@ -49,9 +49,9 @@ void range_of(const AxisReads& reads, i64 begin, i64 end, i64& first, i64& last)
 }  // namespace
 
 std::string DepthwiseRows::refusal(const Spec& spec, Direction direction) {
-  if (spec.axis[2].stride > (direction == Direction::forward ? kPhaseMost : 1) || (spec.axis[2].stride & (spec.axis[2].stride - 1)))
-    return direction == Direction::forward ? "the stride along a row is not a power of two up to 64"
-                                           : "an input gradient's stride is not 1";
+  const i64 stride = spec.axis[2].stride;
+  if (direction == Direction::grad_input && stride != 1) return "an input gradient's stride along a row is not 1";
+  if (stride > kPhaseMost || (stride & (stride - 1))) return "the stride along a row is not a power of two up to 64";
   const StencilAxis w = row_axis(spec.axis[2], direction);
   if (w.out_begin != 0 || w.out_end != w.out_stride || w.taps.empty() || w.taps.size() != reads_of(w).size() * std::size_t(w.out_stride))
     return "the stride phases of a row do not all read the same positions";
@@ -67,8 +67,7 @@ DepthwiseRows::DepthwiseRows(const Spec& spec, Direction direction, int threads_
     : axis{StencilAxis(spec.axis[0], direction), StencilAxis(spec.axis[1], direction), row_axis(spec.axis[2], direction)},
       batch(spec.batch),
       channels(spec.groups),
-      large(double(batch * channels * element_bytes) * double(axis[0].out_size) * double(axis[1].out_size) * double(axis[2].out_size) >=
-            double(kStreamBytes)),
+      large(past_caches(axis, batch * channels, element_bytes)),
       threads(threads_) {
   const StencilAxis& w = axis[2];
   period = w.out_stride, pitch = period == 1 ? 1 : lanes + period - 1;
@@ -138,7 +137,7 @@ void pack_weights(const DepthwiseRows& p, const Kernels<T>&, View<const T> weigh
         const T* from =
             weight.data + c * group_stride + row / p.axis[1].kernel * weight.stride[2] + row % p.axis[1].kernel * weight.stride[3];
         for (const std::vector<i64>& taps : p.order) {
-          for (i64 phase = 0; phase < std::min(p.period, p.pitch); ++phase) to[phase] = from[taps[std::size_t(phase)] * weight.stride[4]];
+          for (i64 phase = 0; phase < p.period; ++phase) to[phase] = from[taps[std::size_t(phase)] * weight.stride[4]];
           for (i64 i = p.period; i < p.pitch; ++i) to[i] = to[i - p.period];
           to += p.pitch;
         }

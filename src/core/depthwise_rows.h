@@ -41,14 +41,13 @@ struct DepthwiseRows {
   bool large;  // an output that goes past the caches
   int threads;
 
- private:
-  void make_chunks(i64 element_bytes);
-  void add_row(Chunk& chunk, const AxisReads (&along)[2], i64 depth, i64 row) const;
-
- public:
   i64 kernel_rows() const { return axis[0].kernel * axis[1].kernel; }
   i64 weight_elements() const { return channels * kernel_rows() * taps * pitch; }
   i64 workspace() const { return panel + line; }
+
+ private:
+  void make_chunks(i64 element_bytes);
+  void add_row(Chunk& chunk, const AxisReads (&along)[2], i64 depth, i64 row) const;
 };
 
 // Estimated cycles on one thread.

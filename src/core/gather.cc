@@ -285,9 +285,7 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
-  large = double(batch * spec.groups * outputs * element_bytes) * double(axis[0].out_size) * double(axis[1].out_size) *
-              double(axis[2].out_size) >=
-          double(kStreamBytes);
+  large = past_caches(axis, batch * spec.groups * outputs, element_bytes);
   cut = axis[0].out_size > 1 ? 0 : axis[1].out_size > 1 ? 1 : 2;
   // Slabs whose inputs and sums of one block fit the caches. In floating point: strides may be any 62-bit number.
   const i64 per_output = axis[0].out_size * axis[1].out_size * axis[2].out_size / axis[cut].out_size;

@@ -395,9 +395,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
   block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
   blocks = ceil_div(outputs, block);
-  large =
-      double(batch * groups * outputs * element_bytes) * double(axis[0].out_size) * double(axis[1].out_size) * double(axis[2].out_size) >=
-      double(kStreamBytes);
+  large = past_caches(axis, batch * groups * outputs, element_bytes);
   woven = weaves_rows(*this);
   Tiling tiling = element_bytes == 8 ? main_tile(*this, *isa.f64) : main_tile(*this, *isa.f32);
   tiling.woven &= rows_lie && weaves_most(*this, tiling.lanes, element_bytes);

@@ -63,6 +63,12 @@ struct StencilAxis {
   i64 halo() const { return shift_max - shift_min; }
 };
 
+// Whether an output of so many maps is better written past the caches. (In floating point: sizes may be any 62-bit number.)
+inline bool past_caches(const StencilAxis (&axis)[3], i64 maps, i64 element_bytes) {
+  return double(maps * element_bytes) * double(axis[0].out_size) * double(axis[1].out_size) * double(axis[2].out_size) >=
+         double(kStreamBytes);
+}
+
 // Rows of a unit that are multiplied together: they read the same offsets of the panel.
 struct RowGroup {
   std::vector<i64> slots;              // phases of the unit

@@ -160,7 +160,8 @@ void check(const Spec& spec, const Isa& isa, int line) {
   });
   const View<const T> wv = dense<const T>(w.data(), spec.out_channels / spec.groups, d.taps);
   const T unwritten = std::numeric_limits<T>::quiet_NaN();
-  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::winograd, Method::winograd2, Method::winograd4})
+  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::winograd, Method::winograd2,
+                        Method::winograd4})
     for (Direction direction : {Direction::forward, Direction::grad_input})
       for (int layouts = 0; layouts < 4; ++layouts) {  // bit 0: the input is channels-last, bit 1: the output is
         if (!refusal(method, spec, direction).empty()) continue;
