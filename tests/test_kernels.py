@@ -31,7 +31,8 @@ DTYPES = (np.dtype("float32"), np.dtype("float64"), np.dtype("float16"), BFLOAT1
 KERNELS = tuple(name for name in tconv.kernels() if name.split("_")[0] in ANYTHING)
 WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129)
 GEOMETRIES = [((2,), (3,), ((0, 0),)), ((3,), (3,), ((0, 0),)), ((4,), (2,), ((1, 1),)), ((3,), (1,), ((1, 1),)), ((5,), (2,), ((7, -6),)),
-              ((2,), (2,), ((0, 0),)), ((4,), (4,), ((0, 0),))]  # fmt: skip
+              ((2,), (2,), ((0, 0),)), ((4,), (4,), ((0, 0),)), ((5,), (5,), ((0, 0),)), ((6,), (6,), ((0, 0),)),
+              ((8,), (8,), ((0, 0),)), ((17,), (17,), ((0, 0),))]  # fmt: skip
 NO_ACCESS = 0  # PROT_NONE, which the mmap module does not name
 forced = pytest.mark.parametrize("kernel", KERNELS)
 

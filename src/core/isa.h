@@ -22,11 +22,17 @@ inline void visit(T* out, const i64* rows, i64 lanes, F f) {
     for (int v = 0; v < V; ++v) f(r, v, out + rows[r] + v * lanes);
 }
 
+// The lane at which vector v of V begins.
+template <int V, int N>
+inline i64 lane_of(int v, i64 last) {
+  return V > 1 && v + 1 == V ? last : v * N;
+}
+
 // N positions of P phases to P vectors of a row of output; of bfloat16, whose pairs are words, to half as many.
 template <int P, bool Stream, class V, class T>
 inline void store_woven(T* y, V (&phases)[P]) {
   constexpr int N = sizeof(V) / sizeof(T);
-  put_together<P, V, N>(phases);
+  put_together<N>(phases);
   for (int p = 0; p < P; ++p) Stream ? stream(y + p * N, phases[p]) : store(y + p * N, phases[p]);
 }
 template <int P, bool Stream, class V>
@@ -35,12 +41,15 @@ inline void store_woven(BFloat16* y, V (&phases)[P]) {
   constexpr int N = sizeof(V) / sizeof(Word);
   Vec<Word, N> words[P];
   for (int p = 0; p < P; ++p) words[p] = round_to_bfloat16<N>(phases[p]);
-  if constexpr (P == 1) {
-    store(y, narrowed<N>(words[0] >> 16));
+  if constexpr (P % 2) {
+    Vec<std::uint16_t, N> halves[P];
+    for (int p = 0; p < P; ++p) halves[p] = narrowed<N>(words[p] >> 16);
+    put_together<N>(halves);
+    for (int p = 0; p < P; ++p) store(y + p * N, halves[p]);
   } else {
     Vec<Word, N> pairs[P / 2];
     for (int p = 0; p < P / 2; ++p) pairs[p] = words[2 * p] >> 16 | words[2 * p + 1];
-    put_together<P / 2, Vec<Word, N>, N>(pairs);
+    put_together<N>(pairs);
     for (int p = 0; p < P / 2; ++p) Stream ? stream(y + p * 2 * N, pairs[p]) : store(y + p * 2 * N, pairs[p]);
   }
 }
@@ -49,7 +58,7 @@ inline void store_woven(BFloat16* y, V (&phases)[P]) {
 template <int P, bool Stream, class S, class T, class V, int R, int Vs>
 inline void weave_rows(V (&acc)[R][Vs], const TileSums<T>& to) {
   constexpr int N = sizeof(V) / sizeof(T);
-  const i64 column = to.column;
+  const i64 column = to.column, last = to.last;
 #pragma GCC unroll 16
   for (int r = 0; r < R; r += P) {
     const WovenRow<T> row = to.woven[r / P];
@@ -57,7 +66,7 @@ inline void weave_rows(V (&acc)[R][Vs], const TileSums<T>& to) {
     for (int v = 0; v < Vs; ++v) {
       V phases[P];
       for (int p = 0; p < P; ++p) phases[p] = acc[r + p][v] + row.bias;
-      store_woven<P, Stream>(static_cast<S*>(row.to) + column + v * N * P, phases);
+      store_woven<P, Stream>(static_cast<S*>(row.to) + column + lane_of<Vs, N>(v, last) * P, phases);
     }
   }
 }
@@ -73,10 +82,11 @@ template <class P, class T, int N, int R, int V>
 void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, i64 row_step, const T* x, const TileSums<T>& to) {
   using vec = Vec<T, N>;
   vec acc[R][V] = {};
+  const i64 last = to.last;
   const auto add = [&](const T* at, auto weight) __attribute__((always_inline)) {
     vec lanes[V];
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) lanes[v] = load<vec>(at + v * N);
+    for (int v = 0; v < V; ++v) lanes[v] = load<vec>(at + lane_of<V, N>(v, last));
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const auto row = P::spread(weight(r));
@@ -96,10 +106,9 @@ void tile(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, i64
   }
   if (to.add) visit<R, V>(to.sums, to.rows, N, [&](int r, int v, T* at) { acc[r][v] += load<vec>(at); });
   if (!to.woven) return visit<R, V>(to.sums, to.rows, N, [&](int r, int v, T* at) { store(at, acc[r][v]); });
-  if (to.phases == 1) return weave_tile<1>(acc, to);
-  if constexpr (R % 2 == 0)
-    if (to.phases == 2) return weave_tile<2>(acc, to);
-  if constexpr (R % 4 == 0) weave_tile<4>(acc, to);
+  in_registers(to.phases, [&](auto p) __attribute__((always_inline)) {
+    if constexpr (R % decltype(p)::value == 0) weave_tile<decltype(p)::value>(acc, to);
+  });
 }
 
 // Channels that weights are fetched ahead: they are read once a box, and the hardware stops looking ahead where a page ends.

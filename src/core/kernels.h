@@ -23,9 +23,10 @@ constexpr int kMaxRows = 12, kMaxVecs = 8;
 constexpr i64 kStreamBytes = 16 << 20;
 constexpr i64 kLine = 64;  // bytes of a line, at whose multiples such stores begin
 
-// Where a tile's sums go: row r to sums[rows[r] + lane], added to what is there if `add`. With `woven` they are complete then, and P = 1, 2
-// or 4 rows in turn, `phases`, are the stride phases of one row of output: they go there put together, row r to
-// woven[r / P].to[column + lane * P + r % P], elements of T, or of BFloat16 if `rounded`. `stream` is as for Weave.
+// Where a tile's sums go: row r to sums[rows[r] + lane], added to what is there if `add`. With `woven` they are complete then, and P rows
+// in turn, `phases`, are the stride phases of one row of output: they go there put together, row r to
+// woven[r / P].to[column + lane * P + r % P], elements of T, or of BFloat16 if `rounded`. `stream` is as for Weave. Of several vectors the
+// last one holds the lanes from `last` on: it may overlap the one before it, so that nothing is written beyond a row.
 template <class T>
 struct WovenRow {
   void* to;
@@ -37,10 +38,10 @@ struct TileSums {
   const i64* rows;
   bool add;
   const WovenRow<T>* woven;
-  i64 phases, column;
+  i64 phases, column, last;
   bool stream, rounded;
 };
-constexpr bool weaves(i64 phases) { return phases == 1 || phases == 2 || phases == 4; }
+constexpr bool weaves(i64 phases) { return phases == 8 || phases == 6 || (0 < phases && phases <= 4); }
 
 // The microkernel: the sum over c < channels, t < taps of w[(c * taps + t) * R + r] * x[c * pitch + offsets[t] + lane] for R rows and V
 // vectors of lanes; where there is a `row_step`, rows of w lie as they do in the layer's weight: w[r * row_step + c * taps + t]. The sum

@@ -8,30 +8,77 @@
 namespace tconv {
 namespace {
 
-// N positions of P = 1, 2 or 4 phases, put together in as many vectors.
-template <int P, class V, int N>
+// N elements of each of P vectors, put together in turn, or taken apart again.
+template <int N, int P, class V, int... I>
+inline __attribute__((always_inline)) void zip(V (&v)[P], Indices<I...>) {
+  const V zipped[P] = {in_turn<I>(v, v[0], typename CountTo<N>::type{})...};
+  for (int p = 0; p < P; ++p) v[p] = zipped[p];
+}
+template <int N, int P, class V, int... I>
+inline __attribute__((always_inline)) void unzip(V (&v)[P], Indices<I...>) {
+  const V apart[P] = {every<I>(v, v[0], typename CountTo<N>::type{})...};
+  for (int p = 0; p < P; ++p) v[p] = apart[p];
+}
+
+// N positions of P phases, put together in as many vectors: of an even number, phases 0, 2 .. and 1, 3 .. first, and then these in turn.
+template <int N, int P, class V>
 inline __attribute__((always_inline)) void put_together(V (&v)[P]) {
-  using all = typename CountTo<N>::type;
-  if constexpr (P == 4 && N > 1) {  // 0 2 | 1 3, then the pairs: four zips of zips
-    const V a = zip<0>(v[0], v[2], all{}), b = zip<1>(v[0], v[2], all{}), c = zip<0>(v[1], v[3], all{}), d = zip<1>(v[1], v[3], all{});
-    v[0] = zip<0>(a, c, all{}), v[1] = zip<1>(a, c, all{}), v[2] = zip<0>(b, d, all{}), v[3] = zip<1>(b, d, all{});
-  } else if constexpr (P == 2 && N > 1) {
-    const V a = v[0], b = v[1];
-    v[0] = zip<0>(a, b, all{}), v[1] = zip<1>(a, b, all{});
+  if constexpr (N == 1 || P == 1) {
+    return;
+  } else if constexpr (P % 2 || P == 2) {
+    zip<N>(v, typename CountTo<P>::type{});
+  } else {
+    V even[P / 2], odd[P / 2];
+    for (int p = 0; p < P / 2; ++p) even[p] = v[2 * p], odd[p] = v[2 * p + 1];
+    put_together<N>(even), put_together<N>(odd);
+    for (int p = 0; p < P / 2; ++p) {
+      V pair[2] = {even[p], odd[p]};
+      zip<N>(pair, Indices<0, 1>{});
+      v[2 * p] = pair[0], v[2 * p + 1] = pair[1];
+    }
   }
 }
 
-// N positions of P = 1, 2 or 4 phases, in P vectors of y.
+// The reverse.
+template <int N, int P, class V>
+inline __attribute__((always_inline)) void take_apart(V (&v)[P]) {
+  if constexpr (N == 1 || P == 1) {
+    return;
+  } else if constexpr (P % 2 || P == 2) {
+    unzip<N>(v, typename CountTo<P>::type{});
+  } else {
+    V even[P / 2], odd[P / 2];
+    for (int p = 0; p < P / 2; ++p) {
+      V pair[2] = {v[2 * p], v[2 * p + 1]};
+      unzip<N>(pair, Indices<0, 1>{});
+      even[p] = pair[0], odd[p] = pair[1];
+    }
+    take_apart<N>(even), take_apart<N>(odd);
+    for (int p = 0; p < P / 2; ++p) v[2 * p] = even[p], v[2 * p + 1] = odd[p];
+  }
+}
+
+// Calls f(Flag<P>) where so many phases are put together in registers; whether they are.
+template <class F, int... P>
+inline bool in_registers(i64 phases, F f, Indices<P...>) {
+  return ((phases == P && (f(Flag<P>{}), true)) || ...);
+}
+template <class F>
+inline bool in_registers(i64 phases, F f) {
+  return in_registers(phases, f, Indices<1, 2, 3, 4, 6, 8>{});  // as `weaves` says
+}
+
+// N positions of P phases, in P vectors of y.
 template <int P, bool Stream, class T, class V>
-inline void weave_block(T* y, const T* const* rows, V bias) {
+inline __attribute__((always_inline)) void weave_block(T* y, const T* const* rows, V bias) {
   constexpr int N = sizeof(V) / sizeof(T);
   V v[P];
   for (int p = 0; p < P; ++p) v[p] = load<V>(rows[p]) + bias;
-  put_together<P, V, N>(v);
+  put_together<N>(v);
   for (int p = 0; p < P; ++p) Stream ? stream(y + p * N, v[p]) : store(y + p * N, v[p]);
 }
 
-// Positions begin .. count - 1 of P = 1, 2 or 4 phases. The last vector overlaps the one before it, and fewer positions than a vector holds
+// Positions begin .. count - 1 of P phases. The last vector overlaps the one before it, and fewer positions than a vector holds
 // are left to narrower vectors; a stream begins at a whole vector of y and ends with one.
 template <class T, int N, int P, bool Stream>
 void weave_vectors(T* y, const T* const* rows, i64 begin, i64 count, T bias) {
@@ -90,41 +137,25 @@ void weave_squares(T* y, const T* const* rows, i64 phases, i64 begin, i64 count,
 
 template <class T, int N>
 void weave(T* y, const T* const* rows, i64 phases, i64 count, T bias, bool stream) {
-  if constexpr (N > 1) {
-    // Streaming needs a whole vector of y to begin between two positions, and lines enough for the two partial ones not to matter.
-    const bool streamed = stream && count * phases * i64(sizeof(T)) >= 1024 &&
-                          reinterpret_cast<std::uintptr_t>(y) / sizeof(T) % (phases <= 4 ? phases : 1) == 0;
-    const auto vectors = [&](auto p) {
-      constexpr int P = decltype(p)::value;
-      streamed ? weave_vectors<T, N, P, true>(y, rows, 0, count, bias) : weave_vectors<T, N, P, false>(y, rows, 0, count, bias);
-    };
-    if (phases == 1) return vectors(Flag<1>{});
-    if (phases == 2) return vectors(Flag<2>{});
-    if constexpr (N >= 4) {
-      if (phases == 4) return vectors(Flag<4>{});
-      if (N >= 16 && phases >= 16) return weave_squares<T, N >= 16 ? 16 : 4>(y, rows, phases, 0, count, bias);
-      if (N >= 8 && phases >= 5) return weave_squares<T, N >= 8 ? 8 : 4>(y, rows, phases, 0, count, bias);
-      return weave_squares<T, 4>(y, rows, phases, 0, count, bias);
-    }
-  }
-  weave_squares<T, 1>(y, rows, phases, 0, count, bias);
+  // Streaming needs a whole vector of y to begin between two positions, and lines enough for the two partial ones not to matter.
+  const bool streamed = N > 1 && stream && count * phases * i64(sizeof(T)) >= 1024 &&
+                        reinterpret_cast<std::uintptr_t>(y) / sizeof(T) % std::uintptr_t(phases & -phases) == 0;
+  const auto vectors = [&](auto p) {
+    constexpr int P = decltype(p)::value;
+    streamed ? weave_vectors<T, N, P, N != 1>(y, rows, 0, count, bias) : weave_vectors<T, N, P, false>(y, rows, 0, count, bias);
+  };
+  if (in_registers(phases, vectors)) return;
+  constexpr int most = N < 4 ? 1 : N, few = most < 8 ? most : 8;
+  phases < 16 ? weave_squares<T, few>(y, rows, phases, 0, count, bias) : weave_squares<T, most>(y, rows, phases, 0, count, bias);
 }
 
-// N positions of P = 1, 2 or 4 phases, out of P vectors.
+// N positions of P phases, out of P vectors.
 template <int P, class T, class V>
-inline void unweave_block(const T* from, T* to, i64 to_pitch, V) {
+inline __attribute__((always_inline)) void unweave_block(const T* from, T* to, i64 to_pitch, V) {
   constexpr int N = sizeof(V) / sizeof(T);
-  using all = typename CountTo<N>::type;
   V v[P];
   for (int p = 0; p < P; ++p) v[p] = load<V>(from + p * N);
-  if constexpr (P == 2) {
-    const V a = v[0], b = v[1];
-    v[0] = unzip<0>(a, b, all{}), v[1] = unzip<1>(a, b, all{});
-  } else if constexpr (P == 4) {
-    const V a = unzip<0>(v[0], v[1], all{}), b = unzip<0>(v[2], v[3], all{}), c = unzip<1>(v[0], v[1], all{}),
-            d = unzip<1>(v[2], v[3], all{});
-    v[0] = unzip<0>(a, b, all{}), v[1] = unzip<0>(c, d, all{}), v[2] = unzip<1>(a, b, all{}), v[3] = unzip<1>(c, d, all{});
-  }
+  take_apart<N>(v);
   for (int p = 0; p < P; ++p) store(to + p * to_pitch, v[p]);
 }
 
@@ -175,15 +206,10 @@ void unweave_squares(const T* from, i64 phases, i64 count, T* to, i64 to_pitch) 
 template <class T, int N>
 void unweave(const T* from, i64 phases, i64 count, T* to, i64 to_pitch) {
   if (count <= 0) return;
-  if (phases == 1) return unweave_vectors<T, N, 1>(from, count, to, to_pitch);
-  if (phases == 2) return unweave_vectors<T, N, 2>(from, count, to, to_pitch);
-  if constexpr (N >= 4) {
-    if (phases == 4) return unweave_vectors<T, N, 4>(from, count, to, to_pitch);
-    if (N >= 16 && phases >= 16) return unweave_squares<T, N >= 16 ? 16 : 4>(from, phases, count, to, to_pitch);
-    if (N >= 8 && phases >= 5) return unweave_squares<T, N >= 8 ? 8 : 4>(from, phases, count, to, to_pitch);
-    return unweave_squares<T, 4>(from, phases, count, to, to_pitch);
-  }
-  unweave_squares<T, 1>(from, phases, count, to, to_pitch);
+  const auto vectors = [&](auto p) { unweave_vectors<T, N, decltype(p)::value>(from, count, to, to_pitch); };
+  if (in_registers(phases, vectors)) return;
+  constexpr int most = N < 4 ? 1 : N, few = most < 8 ? most : 8;
+  phases < 16 ? unweave_squares<T, few>(from, phases, count, to, to_pitch) : unweave_squares<T, most>(from, phases, count, to, to_pitch);
 }
 
 // Squares in registers, so that every line is read and written once however far apart lines are; what is left over in smaller ones.

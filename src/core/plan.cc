@@ -17,9 +17,10 @@ constexpr i64 kLongRow = 512;  // positions: of so many, those at both ends that
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a row of it that is taken apart, a vector of the output, a row of it and its third and fourth
 // phase, a vector that is transposed and a row of such, what tiles take beyond their model; a vector of sums that might go straight to the
-// output and does not; a box of a group.
+// output and does not; a vector and a row that go past the caches where rows are no whole lines; a box of a group.
 constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7,
-                 kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 4, kBoxCycles = 400;
+                 kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 8, kWovenCycles = 2, kPhasesCycles = 7, kTornCycles = 9,
+                 kTornRowCycles = 80, kBoxCycles = 400;
 constexpr double kReadCycles = 0.5;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
@@ -234,10 +235,16 @@ void make_units(Plan& plan) {
                 room >= 1);
 }
 
-// Channels computed together: all phases of a row of them are about as many rows as a unit may have.
+// Channels computed together: all phases of a row of them are about as many rows as a unit may have. Of few channels, so many that the last
+// block is about as large as the others, as threads share them out.
 i64 choose_block(i64 outputs, i64 run) {
   const i64 most = std::clamp<i64>(kUnitRows / run, 1, kBlock);
-  return outputs <= most ? outputs : std::min(most, round_up(even(outputs, most), most < kEven ? 1 : kEven));
+  if (outputs <= most) return outputs;
+  if (most >= kEven) return std::min(most, round_up(even(outputs, most), kEven));
+  i64 best = most;
+  for (i64 b = most; b >= std::min(even(outputs, most), ceil_div(2 * most, 3)); --b)
+    if (round_up(outputs, b) < round_up(outputs, best)) best = b;
+  return best;
 }
 
 // Whether all phases of an axis are computed and read the same inputs.
@@ -252,10 +259,13 @@ bool uniform(const StencilAxis& a) {
   return a.out_begin == 0 && a.out_end == a.out_stride;
 }
 
+// Whether a tile may hold all of so many phases, two vectors wide.
+bool tile_holds(const Isa& isa, i64 phases) { return weaves(phases) && isa.f32->tile[phases][2]; }
+
 // Whether all phases of a row of output are rows of one tile, even where few rows are multiplied by the offsets they share.
-bool weaves_rows(const Plan& p) {
+bool weaves_rows(const Plan& p, const Isa& isa) {
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  return weaves(w.out_stride) && uniform(w) && (p.block * w.out_stride > kMaxRows || (uniform(h) && uniform(d)));
+  return tile_holds(isa, w.out_stride) && uniform(w) && (p.block * w.out_stride > kMaxRows || (uniform(h) && uniform(d)));
 }
 
 // Whether most rows of positions go there when a plan runs: they have all of their outputs, as none are cropped or rows are pieces of long
@@ -267,13 +277,13 @@ bool weaves_most(const Plan& p, i64 lanes, i64 element_bytes) {
 }
 
 // Axes of a stencil whose few outputs would not fill a tile: phases share what they read, and rows of outputs are computed together.
-void fill_tiles(Plan& p, const Spec& spec, Direction direction) {
+void fill_tiles(Plan& p, const Spec& spec, const Isa& isa, Direction direction) {
   i64 rows = p.outputs;
   for (const StencilAxis& a : p.axis) rows *= std::min(a.out_end - a.out_begin, kPhaseMost);
   if (p.outputs * std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost) > kMaxRows) {
     // Long rows whose phases could read the same inputs are put together in registers.
     const StencilAxis shared(spec.axis[2], direction, true);
-    if (shared.count > kLongRow && weaves(shared.out_stride) && uniform(shared)) p.axis[2] = shared;
+    if (shared.count > kLongRow && tile_holds(isa, shared.out_stride) && uniform(shared)) p.axis[2] = shared;
     return;
   }
   // Sums of few terms are not worth the reading and writing between groups that folding makes.
@@ -298,9 +308,7 @@ void choose_strips(Plan& p, const Tiling& t, i64 element_bytes) {
   const bool heavy = p.channels * p.weights / i64(p.units.size()) * p.block * element_bytes > kWeightBytes;
   p.wide = t.wide;
   p.strip = std::max<i64>(1, (heavy ? kManySumsBytes : kSumsBytes) / element_bytes / (unit_rows * t.lanes * t.wide)) * t.wide;
-  const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
-  p.breaks = Broken(t, w.box, h.extent * w.extent, w.extent, h.box, d.box * p.box_batch).at;
-  if (p.breaks == Break::rows) p.strip = std::min(p.strip, round_up(ceil_div(w.box, t.lanes), t.wide));
+  if (p.breaks == Break::rows) p.strip = std::min(p.strip, round_up(ceil_div(p.axis[2].box, t.lanes), t.wide));
   p.pitch = round_up(p.strip * t.lanes, 16) | 16;  // an odd number of lines
 }
 
@@ -387,7 +395,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
-  fill_tiles(*this, spec, direction);
+  fill_tiles(*this, spec, isa, direction);
   if (StencilAxis& w = axis[2]; rows_lie && 2 * i64(w.in_phases.size()) > w.in_stride) {  // all of a row's are taken apart in one pass
     w.in_phases.clear();
     for (i64 phase = 0; phase < w.in_stride; ++phase) w.in_phases.push_back(phase);
@@ -396,13 +404,15 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
   blocks = ceil_div(outputs, block);
   large = past_caches(axis, batch * groups * outputs, element_bytes);
-  woven = weaves_rows(*this);
+  woven = weaves_rows(*this, isa);
   Tiling tiling = element_bytes == 8 ? main_tile(*this, *isa.f64) : main_tile(*this, *isa.f32);
   tiling.woven &= rows_lie && weaves_most(*this, tiling.lanes, element_bytes);
   choose_box(*this, tiling, kPanelBytes / element_bytes, threads > 1 ? 3 * threads : 1);
   for (StencilAxis& a : axis) a.extent = a.box + a.shift_max - a.shift_min;
   const i64 shared = shared_zeros(axis[2]);
   axis[2].extent -= shared;
+  breaks = Broken(tiling, axis[2].box, axis[1].extent * axis[2].extent, axis[2].extent, axis[1].box, axis[0].box * box_batch).at;
+  if (breaks == Break::rows) axis[2].extent = round_up(axis[2].extent, tiling.lanes);  // which begin with a whole vector
   // An odd number of lines: planes a power of two apart would compete for the same sets of the first-level cache.
   plane = round_up(box_batch * axis[0].extent * axis[1].extent * axis[2].extent + shared, 16) | 16;
   panel = channels * planes * plane + kSlack;
@@ -417,7 +427,8 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   const double lines =
       axis[2].in_phases.size() > 1 ? double(box_batch * axis[0].extent * axis[1].extent * planes) / double(axis[2].in_phases.size()) : 0.0;
   pack_cycles = double(channels) * (kPackCycles * double(planes * plane) + kLineCycles * lines);
-  write_cycles = tiling.woven ? kWriteCycles - kThroughCycles : kWriteCycles;
+  write_cycles = tiling.woven ? kWovenCycles : kWriteCycles;  // beside what Broken counts
+  if (axis[2].out_stride > 2 && !(tiling.woven && breaks == Break::rows)) write_cycles += kPhasesCycles;
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
 }
 
@@ -429,6 +440,7 @@ double cycles(const Plan& p, bool channels_last) {
   const double written = rows * double(w.out_size) / double(p.lanes);
   const double each_row =
       channels_last ? kTurnedRowCycles : kRowCycles + kPhaseCycles * double(std::clamp<i64>(std::min(w.out_stride, w.out_size) - 2, 0, 2));
+  const double torn = p.large && !channels_last && w.out_size % 16 ? kTornCycles * written + kTornRowCycles * rows : 0.0;
   // Adjacent channels are transposed in registers on both ways.
   const double packed = double(p.batch * p.channels) * double(d.in_size) * double(h.in_size) * double(w.in_size);
   // Phases along a row that are taken apart, by calls of their own; more than a few of them by way of squares.
@@ -440,7 +452,8 @@ double cycles(const Plan& p, bool channels_last) {
   const double turned = channels_last ? kTurnCycles * (packed / double(p.lanes) + written) + apart * packed : 0.0;
   // Weights that come from memory, an element at a time.
   const double weights = p.weight_elements() >= kManyWeights ? kReadCycles * double(p.channels * p.outputs * p.weights) : 0.0;
-  return double(p.groups) * (boxes * (p.box_cycles + kBoxCycles + weights) + p.write_cycles * written + each_row * rows + split + turned);
+  return double(p.groups) *
+         (boxes * (p.box_cycles + kBoxCycles + weights) + p.write_cycles * written + each_row * rows + torn + split + turned);
 }
 
 Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {

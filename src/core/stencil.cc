@@ -19,10 +19,14 @@ struct Tasks {
     // Depthwise layers have many groups of little work: whole chunks of them are one task.
     groups_at_once = even(p.groups, p.groups / std::max<i64>(1, ceil_div(wanted, boxes_or_one)));
     chunks = ceil_div(p.groups, groups_at_once);
-    // Every run packs the inputs anew: a twentieth of the time, or as few as keep all threads busy.
-    const i64 most = std::max(ceil_div(p.threads, boxes_or_one * chunks), i64(0.05 * p.box_cycles / p.pack_cycles));
-    blocks_per_run = ceil_div(p.blocks, std::min({p.blocks, most, ceil_div(wanted, boxes_or_one * chunks)}));
-    runs = ceil_div(p.blocks, blocks_per_run);
+    // Every run packs the inputs anew. As many runs as end first: threads wait for the last one.
+    const double multiply = std::max(p.box_cycles - p.pack_cycles, 0.0) / double(p.blocks);
+    double lowest = 1e300;
+    for (i64 r = 1, most = std::min(p.blocks, ceil_div(wanted, boxes_or_one * chunks)); r <= most; ++r) {
+      const i64 wide = ceil_div(p.blocks, r), count = ceil_div(p.blocks, wide);
+      const double end = double(ceil_div(boxes_or_one * chunks * count, p.threads)) * (double(wide) * multiply + p.pack_cycles);
+      if (end < 0.99 * lowest) lowest = end, blocks_per_run = wide, runs = count;
+    }
   }
   i64 count() const { return boxes.count() * chunks * runs; }
 };
@@ -42,18 +46,19 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
     const i64 part = taps ? even(p.channels, terms_at_once(taps * p.channels) / taps) : p.channels,
               taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
     const WovenRow<T>* first = woven ? woven->of(g) : nullptr;
-    TileSums<T> to{sums, nullptr, false, nullptr, run, 0, woven && woven->stream(), Woven<T, S>::kRounded};
+    TileSums<T> to{sums, nullptr, false, nullptr, run, 0, 0, woven && woven->stream(), Woven<T, S>::kRounded};
     for (i64 r = 0; r < rows; r += of.height, first += first ? of.height / run : 0) {
-      const i64 tall = std::min<i64>(of.height, rows - r), most = std::min<i64>(tile_vecs(k, tall), lanes / k.lanes),
-                wide = ceil_div(strip.vectors, ceil_div(strip.vectors, most)), times = unit.tiles * ceil_div(strip.vectors, wide);
+      const i64 tall = std::min<i64>(of.height, rows - r), wide = ceil_div(strip.vectors, ceil_div(strip.vectors, tile_vecs(k, tall))),
+                times = unit.tiles * ceil_div(strip.vectors, wide);
       const T* w = weights + (g.weights_before * outputs + r * taps) * p.channels;
       to.rows = of.sums.data() + r;
       for (i64 c = 0; c < p.channels; c += part)
         for (i64 t = 0; t < std::max<i64>(taps, 1); t += taps_part) {
           to.add = g.add || c > 0 || t > 0, to.woven = c + part >= p.channels && t + taps_part >= taps ? first : nullptr;
           for (i64 v = 0; v < strip.vectors; v += wide) {
-            const i64 vectors = std::min(wide, strip.vectors - v), lane = std::min(v * k.lanes, lanes - vectors * k.lanes);
-            to.sums = sums + v * k.lanes, to.column = lane * run;
+            const i64 vectors = std::min(wide, strip.vectors - v), end = std::min(lanes, (v + vectors) * k.lanes),
+                      lane = vectors > 1 ? v * k.lanes : end - k.lanes;
+            to.sums = sums + v * k.lanes, to.column = lane * run, to.last = end - k.lanes - lane;
             k.tile[tall][vectors](std::min(part, p.channels - c), channel, std::min(taps_part, taps - t), g.offsets.data() + t,
                                   w + (c * taps + t) * (p.raw ? 1 : tall), p.raw ? taps * p.channels : 0, panel + c * channel + lane, to);
             writer.some(times);

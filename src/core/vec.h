@@ -94,17 +94,26 @@ struct CountTo<0, I...> {
   using type = Indices<I...>;
 };
 
-// a0 b0 a1 b1 ... from two vectors: the first and the second half of it.
-template <int Half, class V, int... J>
-inline V zip(V a, V b, Indices<J...>) {
-  constexpr int n = sizeof...(J);
-  return __builtin_shufflevector(a, b, ((J & 1) * n + Half * (n / 2) + J / 2)...);
+// a0 b0 c0 a1 b1 c1 ...: part `Part` of P vectors whose elements take turns. Those of the first p vectors are in place in `before`.
+template <int Part, int P, int p = 1, class V, int... J>
+inline V in_turn(const V (&v)[P], V before, Indices<J...> all) {
+  constexpr int n = sizeof...(J), at = Part * n;
+  const V now = __builtin_shufflevector(before, v[p], ((at + J) % P == p ? n + (at + J) / P : p == 1 ? (at + J) / P : J)...);
+  if constexpr (p + 1 < P)
+    return in_turn<Part, P, p + 1>(v, now, all);
+  else
+    return now;
 }
 
-// The even or the odd elements of two vectors.
-template <int Odd, class V, int... J>
-inline V unzip(V a, V b, Indices<J...>) {
-  return __builtin_shufflevector(a, b, (2 * J + Odd)...);
+// Every Pth element of P vectors from element `First` on. Those that lie in the first p vectors are in place in `before`.
+template <int First, int P, int p = 1, class V, int... J>
+inline V every(const V (&v)[P], V before, Indices<J...> all) {
+  constexpr int n = sizeof...(J);
+  const V now = __builtin_shufflevector(before, v[p], ((First + J * P) / n >= p ? n + (First + J * P) % n : p == 1 ? First + J * P : J)...);
+  if constexpr (p + 1 < P)
+    return every<First, P, p + 1>(v, now, all);
+  else
+    return now;
 }
 
 // One step of a transposition: of the 2 x 2 blocks of D x D elements in two rows, the diagonal stays and the others change places.
