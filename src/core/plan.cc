@@ -21,7 +21,7 @@ constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 
 constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7,
                  kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 8, kWovenCycles = 2, kPhasesCycles = 7, kTornCycles = 9,
                  kTornRowCycles = 80, kBoxCycles = 400;
-constexpr double kReadCycles = 0.5;
+constexpr double kReadCycles = 0.2;
 constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles

@@ -77,6 +77,7 @@ struct Winograd {
   int lanes, threads;
 
   // Boxes of so many tiles at most.
+  void share_out(i64 most);
   void grow_box(i64 most);
   i64 boxes() const { return ceil_div(batch, images) * around(); }
   i64 around() const {

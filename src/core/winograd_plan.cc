@@ -16,6 +16,9 @@ constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 
 // So few products of an axis are worth tiles of 2, or phases that read inputs of their own.
 constexpr double kFewer = 0.85;
 
+// Of a task: reading a block's weights takes as long as multiplying so many tiles by them, and transforming the inputs as so many blocks.
+constexpr double kWeightTiles = 6, kInputBlocks = 0.5;
+
 // The estimates for direct kernels come out lower than they take, by about this much.
 constexpr double kAgainstDirect = 0.85;
 
@@ -103,15 +106,11 @@ Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int ti
   blocks = ceil_div(outputs, block);
   for (int i = 0; i < 3; ++i) axis[i] = best_axis(spec.axis[i], forward, tile);
   make_families();
-  grow_box(room_of_box(element_bytes));
+  share_out(room_of_box(element_bytes));
   room = std::max(points * std::max(channels, block), kRoomBytes / element_bytes);
   // Three transforms one after the other would triple the rounding of sums as long as the direct ones.
   const auto transformed = std::count_if(axis, axis + 3, [](const Along& a) { return a.classes.front().taps > 1; });
   terms = transformed > 2 ? kTerms / 2 : kTerms;
-  // Blocks are shared out where boxes alone would not feed all threads; a run of blocks transforms the inputs again.
-  const i64 tasks = std::max<i64>(1, boxes() * groups);
-  blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(2 * threads, tasks) : 1));
-  runs = ceil_div(blocks, blocks_per_run);
   // One family: its inputs stay, and the sums of some blocks go out before the next ones begin. Several: one after the other.
   blocks_at_once = families.size() > 1 ? blocks_per_run
                                        : std::clamp<i64>(kSumsBytes / (images * out_positions * block * element_bytes), 1, blocks_per_run);
@@ -146,6 +145,26 @@ i64 Winograd::room_of_box(i64 element_bytes) const {
   const i64 weight_bytes = weights * channels * blocks * block * element_bytes;
   const i64 most = weight_bytes <= kFewWeightBytes ? kFewInputBytes : weight_bytes <= kManyWeightBytes / 4 ? kInputBytes : kManyInputBytes;
   return std::max(kFewestTiles, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
+}
+
+// Boxes as large as there is room for, each for all blocks; where they would not feed all threads, smaller ones and runs of blocks,
+// whatever ends first. Every task reads the weights of its blocks, and transforms the inputs.
+void Winograd::share_out(i64 most) {
+  double lowest = 1e300;
+  i64 best = most;
+  for (i64 size = most, last = 0; size != last; last = size, size = std::max(kFewestTiles, ceil_div(tiles, 2))) {
+    grow_box(size);
+    const i64 tasks = std::max<i64>(1, boxes() * groups), wanted = threads > 1 ? ceil_div(2 * threads, tasks) : 1;
+    const double all = double(axis[0].tiles) * double(axis[1].tiles) * double(axis[2].tiles) * double(std::max<i64>(batch, 1));
+    for (i64 r = 1; r <= std::min(blocks, wanted); ++r) {
+      const i64 wide = ceil_div(blocks, r), count = ceil_div(blocks, wide), turns = ceil_div(tasks * count, threads);
+      const double of_box = turns > 1 ? all / double(std::max<i64>(1, boxes())) : double(tiles);  // a thread has larger and smaller ones
+      const double end = double(turns) * (double(wide) * (of_box + kWeightTiles) + kInputBlocks * of_box);
+      if (end < 0.98 * lowest) lowest = end, best = size, blocks_per_run = wide, runs = count;
+    }
+    if (wanted == 1) break;
+  }
+  grow_box(best);
 }
 
 // Boxes grow from the row outwards, as those of plan.h.
