@@ -17,7 +17,9 @@ constexpr double kCyclesPerThread = 1e5;
 double pack_positions(Direction dir, i64 taps, double large) {
   return (dir == Direction::forward ? 1.8 : taps < 8 ? 2.4 : 0.9) + 2.0 * large;
 }
-double pack_channels(Direction dir, double large) { return dir == Direction::forward ? 0.6 + 0.8 * large : 0.7 + 1.2 * large; }
+double pack_channels(Direction dir, double large) {
+  return dir == Direction::forward ? 0.6 + 0.8 * large : 0.7 + 1.3 * std::min(1.0, 3.4 * large);
+}
 constexpr double kPackRows = 1.0;          // where weights are repeated along a row
 constexpr double kLargeWeight = 32 << 20;  // bytes
 constexpr double kRawShare = 0.04;         // of the time of tiles, if their weights are not packed
