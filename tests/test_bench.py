@@ -37,6 +37,13 @@ def test_the_examples_in_the_docstrings(name):
 # ---------------------------------------------------------------- layers and words
 
 
+def test_the_other_layers_are_none_of_the_list():
+    lines = layers.LIST.with_name("others.txt").read_text().splitlines()
+    others = layers.select(lines, EVERY)
+    assert [str(layer.spec) for layer in others] == [str(Spec.parse(line)) for line in lines]
+    assert not {str(layer.spec) for layer in others} & {str(layer.spec) for layer in EVERY}
+
+
 def test_the_list_says_what_its_rows_say():
     assert len(EVERY) == 63 and len(BY_NAME) == 63
     assert str(BY_NAME["fsrcnn_x4"].spec) == "c56:1 i256x256 k9 s4 p4:1"
