@@ -58,6 +58,16 @@ inline __attribute__((always_inline)) void take_apart(V (&v)[P]) {
   }
 }
 
+// The numbers of phases that are put together in registers: those that a plan asks for.
+using InRegisters = Indices<1, 2, 3, 4, 6, 8>;
+template <int... P>
+constexpr bool are_woven(Indices<P...>) {
+  for (i64 phases = 0; phases <= kMaxRows; ++phases)
+    if (weaves(phases) != ((phases == P) || ...)) return false;
+  return true;
+}
+static_assert(are_woven(InRegisters{}));
+
 // Calls f(Flag<P>) where so many phases are put together in registers; whether they are.
 template <class F, int... P>
 inline bool in_registers(i64 phases, F f, Indices<P...>) {
@@ -65,7 +75,7 @@ inline bool in_registers(i64 phases, F f, Indices<P...>) {
 }
 template <class F>
 inline bool in_registers(i64 phases, F f) {
-  return in_registers(phases, f, Indices<1, 2, 3, 4, 6, 8>{});  // as `weaves` says
+  return in_registers(phases, f, InRegisters{});
 }
 
 // N positions of P phases, in P vectors of y.

@@ -17,7 +17,8 @@ constexpr i64 kLongRow = 512;  // positions: of so many, those at both ends that
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a row of it that is taken apart, a vector of the output, a row of it and its third and fourth
 // phase, a vector that is transposed and a row of such, what tiles take beyond their model; a vector of sums that might go straight to the
-// output and does not; a vector and a row that go past the caches where rows are no whole lines; a box of a group.
+// output and does not, one that may, and what more than two phases add to those that do not; a vector and a row that go past the caches
+// where rows are no whole lines; a box of a group.
 constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycles = 15, kPhaseCycles = 30, kTurnCycles = 7,
                  kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 8, kWovenCycles = 2, kPhasesCycles = 7, kTornCycles = 9,
                  kTornRowCycles = 80, kBoxCycles = 400;

@@ -76,7 +76,7 @@ struct Winograd {
   i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
   int lanes, threads;
 
-  // Boxes of so many tiles at most.
+  // Boxes of so many tiles at most, and the runs of blocks that share them out; boxes alone.
   void share_out(i64 most);
   void grow_box(i64 most);
   i64 boxes() const { return ceil_div(batch, images) * around(); }
