@@ -145,7 +145,9 @@ LARGER = [Problem((16, 20), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 2, 80, 70,
           Problem((2500,), (8,), (4,), (1,), ((0, 0),), 1, 70, 9, biased=True, seed=12),
           Problem((3, 35), (2, 2), (2, 2), (1, 1), ((0, 1), (0, 1)), 1, 9, 6, biased=True, seed=13),  # the last positions lack outputs
           Problem((700,), (4,), (2,), (1,), ((1, 1),), 1, 70, 9, biased=True, seed=14),  # as do the first and the last one of a long row
-          Problem((50,), (600,), (2,), (1,), ((200, 300),), 1, 3, 4, seed=15)]  # more taps than one go  # fmt: skip
+          Problem((50,), (600,), (2,), (1,), ((200, 300),), 1, 3, 4, seed=15),  # more taps than one go
+          Problem((2, 3), (4, 3), (2, 2), (1, 1), ((1, 1), (1, 0)), 3, 140, 150, biased=True, seed=16),  # tasks pack what they read
+          Problem((2,), (5,), (2,), (1,), ((1, 1),), 2, 140, 270, 2, biased=True, seed=17)]  # so do those of two groups  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", BFLOAT16], ids=str)
@@ -157,10 +159,11 @@ def test_layers_that_need_several_blocks(kernel, problem, dtype):
 
 
 @pytest.mark.parametrize("order", [(2, 3, 1, 0), (2, 3, 0, 1)], ids=["inputs_adjacent", "outputs_adjacent"])
+@pytest.mark.parametrize(("size", "channels"), [((7, 9), 36), ((2, 1), 136)], ids=["map", "more_weights_than_inputs"])
 @forced
-def test_weights_in_the_order_of_other_frameworks(kernel, order):
+def test_weights_in_the_order_of_other_frameworks(kernel, size, channels, order):
     """Axes of w that lie in memory as TensorFlow's or Flax's do: the bits are those of the same weight in our own order."""
-    problem = Problem((7, 9), (3, 4), (2, 2), (1, 1), ((1, 0), (1, 1)), 2, 37, 35, seed=9)
+    problem = Problem(size, (3, 4), (2, 2), (1, 1), ((1, 0), (1, 1)), 2, channels + 1, channels - 1, seed=9)
     judge = judge_of(problem)
     back = tuple(np.argsort(order))
     w = np.ascontiguousarray(judge.w.transpose(order)).transpose(back)

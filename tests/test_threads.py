@@ -27,6 +27,7 @@ LAYERS = [
     Problem((100,), (256,), (64,), (1,), ((128, 128),), 1, 65, 1, seed=7),
     Problem((6, 10, 11), (4, 3, 3), (2, 1, 2), (1, 1, 1), ((1, 1), (1, 1), (1, 0)), 2, 8, 12, 2, seed=8),
     Problem((1,), (1,), (1,), (1,), ((0, 0),), 1, 1, 1, seed=9),
+    Problem((2, 2), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 5, 140, 150, seed=10),  # more weights than inputs
 ]
 layers = pytest.mark.parametrize("problem", LAYERS, ids=lambda p: str(p).split(" | ")[0].replace(" ", "_"))
 
@@ -57,7 +58,7 @@ def test_the_same_bits_on_random_geometries():
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_same_bits_from_every_kernel(kernel):
-    for judge in map(Judge, (*LAYERS[:2], LAYERS[6], LAYERS[7])):
+    for judge in map(Judge, (*LAYERS[:2], *LAYERS[6:8], LAYERS[9])):
         for operator in OPERATORS:
             alone = judge.run(operator, tconv, threads=1, algorithm=kernel)
             for threads in (2, 3, 8):

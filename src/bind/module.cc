@@ -231,7 +231,7 @@ class Stencil {
     const bool other = whole_->reads_raw() && !whole_->ready(weight);
     if (other) std::call_once(other_once_, [&] { other_.emplace(other_order_()); });
     const Layer& layer = other ? *other_ : *whole_;
-    layer.run<T>(call.in, layer.ready_or_packed(weight), call.after, call.out);
+    layer.run<T>(call.in, layer.for_one_call(weight), call.after, call.out);
   }
   void apply_words(const Call<Bits, float>& call, const View<const Bits>& weight) const {
     float* packed = scratch<float>(3, weight_elements());

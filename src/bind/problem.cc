@@ -107,7 +107,7 @@ void run(const DenseProblem& p, Direction direction, const Dense& in, const Dens
   }
   if (p.spec.batch == 0) return;
   const auto layer = layer_of(p, direction, sizeof(T) == 8, threads);
-  layer->run<T>(from, layer->ready_or_packed(weight), after, to);
+  layer->run<T>(from, layer->for_one_call(weight), after, to);
 }
 
 }  // namespace

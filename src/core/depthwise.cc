@@ -224,13 +224,13 @@ i64 block_channels(const Depthwise& p, i64 lanes, i64 element_bytes) {
 }  // namespace
 
 template <class T, class S>
-void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
+void run(const Depthwise& p, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
   if (in.stride[1] == 1 && out.stride[1] == 1)
-    return run_adjacent(p, k, Adjacent<T, S>{in, packed, epilogue, out, p.batch, p.channels}, p.threads);
+    return run_adjacent(p, k, Adjacent<T, S>{in, weights.packed, epilogue, out, p.batch, p.channels}, p.threads);
   const i64 block = block_channels(p, k.lanes, sizeof(T)), blocks = ceil_div(p.channels, block);
   parallel_for(p.batch * blocks, p.threads, [&](i64 task) {
     const i64 image = task / blocks, first = task % blocks * block;
-    Adjacent<T, S> of{in, packed + first, epilogue, out, 1, std::min(block, p.channels - first)};
+    Adjacent<T, S> of{in, weights.packed + first, epilogue, out, 1, std::min(block, p.channels - first)};
     of.in.data += image * in.stride[0] + first * in.stride[1];
     of.out.data += image * out.stride[0] + first * out.stride[1];
     if (epilogue.bias) of.epilogue.bias += first;

@@ -230,7 +230,8 @@ void sum_chunk(const DepthwiseRows& p, const Kernels<T>& k, const DepthwiseRows:
 }  // namespace
 
 template <class T, class S>
-void run(const DepthwiseRows& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
+void run(const DepthwiseRows& p, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue,
+         View<S> out) {
   const i64 chunks = i64(p.chunks.size()), parts = chunks * p.pieces, outputs = p.positions * p.period * i64(p.chunks[0].rows.size());
   const i64 some =
       std::clamp<i64>(kTaskBytes / i64(sizeof(T)) / outputs, 1, std::max<i64>(1, p.batch * p.channels * parts / (8 * p.threads)));
@@ -242,8 +243,8 @@ void run(const DepthwiseRows& p, const Kernels<T>& k, View<const T> in, const T*
     T *panel = scratch<T>(0, p.panel), *room = scratch<T>(1, p.line);
     for (i64 c = block * at_once; c < std::min(p.channels, (block + 1) * at_once); ++c) {
       fill_panel(p, k, chunk, in, in.data + image * in.stride[0] + c * in.stride[1], piece, room, panel);
-      sum_chunk(p, k, chunk, panel, packed + c * p.kernel_rows() * p.taps * p.pitch, epilogue, epilogue.bias ? epilogue.bias[c] : T(0),
-                piece, room, out, out.data + image * out.stride[0] + c * out.stride[1]);
+      sum_chunk(p, k, chunk, panel, weights.packed + c * p.kernel_rows() * p.taps * p.pitch, epilogue,
+                epilogue.bias ? epilogue.bias[c] : T(0), piece, room, out, out.data + image * out.stride[0] + c * out.stride[1]);
     }
     fence(p.large);
   });

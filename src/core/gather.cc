@@ -13,6 +13,8 @@ namespace {
 constexpr i64 kSumsBytes = 384 << 10;              // sums of a task: with a part of the weights they fit a second-level cache
 constexpr i64 kInputBytes = 1 << 20;               // transposed inputs of a task; a part of the channels is in use at a time
 constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;  // slabs of a single map, unless the sums of a slab took fewer bytes
+constexpr i64 kFewBlocks = 4;                      // tasks of a layer with more weights than inputs
+constexpr double kManyReads = 4;                   // of inputs, by all blocks and phases, for one of weights
 constexpr i64 kLongRow = 6;                        // outputs of a row that are read in steps
 constexpr i64 kFewStepped = 128;                   // their terms that are one go: between two, sums are stored and loaded
 
@@ -270,6 +272,16 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
     });
 }
 
+// Whether inputs are so few beside the weights that tasks are blocks alone: every block and phase reads all inputs then, from a
+// second-level cache, but each weight is read once. (Not a matter of the number of threads, which must change no bit.)
+bool few_inputs(const Gather& g, double pixels, double element_bytes) {
+  const double inputs = double(g.batch) * pixels * double(g.channels);
+  double reads = double(g.blocks);
+  for (const StencilAxis& a : g.axis) reads *= double(std::min(a.out_stride, a.kernel));
+  const double weights = double(g.taps) * double(g.channels) * double(g.blocks) * double(g.block);
+  return g.blocks * g.groups >= kFewBlocks && inputs * element_bytes <= double(kInputBytes) && reads * inputs <= kManyReads * weights;
+}
+
 }  // namespace
 
 Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i64 element_bytes)
@@ -291,13 +303,15 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   const i64 per_output = axis[0].out_size * axis[1].out_size * axis[2].out_size / axis[cut].out_size;
   const i64 per_input = axis[0].in_size * axis[1].in_size * axis[2].in_size / axis[cut].in_size;
   const double sums_bytes = double(per_output) * double(block * element_bytes);
+  const bool one_place = few_inputs(*this, double(per_input) * double(axis[cut].in_size), double(element_bytes)) &&
+                         double(batch) * double(axis[cut].out_size) * sums_bytes <= double(kSumsBytes);
   // Enough for a few threads, if they are not too small.
   const double wanted = double(ceil_div(kFewTasks, std::max<i64>(1, batch * groups)));
   const double by_sums =
       std::min(double(kSumsBytes) / sums_bytes, std::max(double(axis[cut].out_size) / wanted, double(kFewSums) / sums_bytes));
   const double by_input = double(axis[cut].out_stride) * double(kInputBytes) /
                           (double(per_input) * double(channels * element_bytes) * double(axis[cut].in_stride));
-  const double most = std::max(std::min(by_sums, by_input), double(axis[cut].out_stride));
+  const double most = one_place ? double(axis[cut].out_size) : std::max(std::min(by_sums, by_input), double(axis[cut].out_stride));
   const i64 step = even(axis[cut].out_size, i64(std::min(most, double(axis[cut].out_size))));
   i64 fewest[3];  // outputs of a class that fill a tile together with the other axes and images, about
   for (int i = 0; i < 3; ++i) {
@@ -330,8 +344,9 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   }
   // Images enough for full tiles, but few enough for the caches and for all threads to have work.
   const i64 input = slab_inputs * channels * element_bytes, sums = slab_outputs * block * element_bytes, count = i64(slabs.size());
-  images = std::clamp<i64>(std::min(kInputBytes / std::max<i64>(input, 1), kSumsBytes / sums), 1,
-                           std::max<i64>(1, std::min(batch, ceil_div(batch * groups * count, 4 * threads))));
+  images = one_place ? std::max<i64>(1, batch)
+                     : std::clamp<i64>(std::min(kInputBytes / std::max<i64>(input, 1), kSumsBytes / sums), 1,
+                                       std::max<i64>(1, std::min(batch, ceil_div(batch * groups * count, 4 * threads))));
   const i64 tasks = std::max<i64>(1, ceil_div(batch, images) * groups * count);
   blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(2 * threads, tasks) : 1));
   runs = ceil_div(blocks, blocks_per_run);
@@ -365,21 +380,43 @@ double cycles(const Gather& g, bool channels_last) {
   return double(g.groups) * (terms * double(g.channels * g.blocks) + read * weights + listed + moved);
 }
 
+namespace {
+
+constexpr i64 kPackedBytes = 1 << 20;  // by a task at once, at least a block
+constexpr i64 kPackedChannels = 16;    // at once: an input gradient's lie side by side, and its outputs pages apart
+
+// So many channels at most, from channel `begin` on, of the weights of block b of a group.
+template <class T>
+void pack_channels(const Gather& g, const Kernels<T>& k, View<const T> weight, i64 b, i64 begin, T* to) {
+  const i64 kernel[3] = {g.axis[0].kernel, g.axis[1].kernel, g.axis[2].kernel}, pitch = g.channels * g.block;
+  const i64 channels = std::min(g.channels - begin, kPackedChannels), lanes = std::min(g.block, g.outputs - b * g.block);
+  weight.data += begin * weight.stride[0] + b * g.block * weight.stride[1];
+  to += begin * g.block;
+  if (lanes < g.block)
+    for (i64 t = 0; t < g.taps; ++t) std::fill_n(to + t * pitch, channels * g.block, T(0));
+  spread_weights(k, weight, kernel, channels, lanes, to, g.block, pitch);
+}
+
+// The weights of some blocks of a group from block `first` on, where they are packed or in memory of this thread.
+template <class T>
+const T* weights_of(const Gather& g, const Kernels<T>& k, const Weights<T>& weights, i64 group, i64 first, i64 blocks) {
+  const i64 size = g.taps * g.channels * g.block;
+  if (weights.packed) return weights.packed + (group * g.blocks + first) * size;
+  T* to = scratch<T>(3, blocks * size);
+  for (i64 c = 0; c < g.channels; c += kPackedChannels)
+    for (i64 b = 0; b < blocks; ++b) pack_channels(g, k, weights.of_group(group), first + b, c, to + b * size);
+  return to;
+}
+
+}  // namespace
+
 template <class T>
 void pack_weights(const Gather& g, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  constexpr i64 kChannels = 16;  // of a task: an input gradient's lie side by side, and its outputs pages apart
-  const i64 chunks = ceil_div(g.channels, kChannels), kernel[3] = {g.axis[0].kernel, g.axis[1].kernel, g.axis[2].kernel};
+  const Weights<T> weights(weight, group_stride);
+  const i64 chunks = ceil_div(g.channels, kPackedChannels), size = g.taps * g.channels * g.block;
   parallel_for(g.groups * chunks, g.threads, [&](i64 task) {
-    const i64 group = task / chunks, begin = task % chunks * kChannels, end = std::min(g.channels, begin + kChannels);
-    for (i64 b = 0; b < g.blocks; ++b) {
-      View<const T> from = weight;
-      from.data += group * group_stride + begin * weight.stride[0] + b * g.block * weight.stride[1];
-      T* to = packed + ((group * g.blocks + b) * g.taps * g.channels + begin) * g.block;
-      const i64 lanes = std::min(g.block, g.outputs - b * g.block), pitch = g.channels * g.block;
-      if (lanes < g.block)
-        for (i64 t = 0; t < g.taps; ++t) std::fill_n(to + t * pitch, (end - begin) * g.block, T(0));
-      spread_weights(k, from, kernel, end - begin, lanes, to, g.block, pitch);
-    }
+    const i64 group = task / chunks, begin = task % chunks * kPackedChannels;
+    for (i64 b = 0; b < g.blocks; ++b) pack_channels(g, k, weights.of_group(group), b, begin, packed + (group * g.blocks + b) * size);
   });
 }
 
@@ -392,10 +429,12 @@ bool whole_blocks(const Gather& g, const Epilogue<T>& epilogue, const View<S>& o
 }
 
 template <class T, class S>
-void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
+void run(const Gather& g, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
   // Places one after another, groups and runs last: threads at work together do not write to the same lines of adjacent channels.
   const i64 slabs = i64(g.slabs.size()), places = ceil_div(g.batch, g.images) * slabs;
   const bool stream = g.large, whole = whole_blocks(g, epilogue, out);
+  const i64 block_bytes = g.taps * g.channels * g.block * i64(sizeof(T));
+  const i64 at_once = weights.packed ? g.blocks_at_once : std::clamp<i64>(kPackedBytes / block_bytes, 1, g.blocks_at_once);
   const T* bias = epilogue.bias;
   parallel_for(places * g.groups * g.runs, g.threads, [&](i64 task) {
     const i64 place = task % places, turn = task / places % g.runs, group = task / places / g.runs;
@@ -420,8 +459,8 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
       pixels = packed_pixels<const T>(to, in_size, g.pixel_pitch(), in_begin);
     }
     const i64 last = std::min(g.blocks, (turn + 1) * g.blocks_per_run);
-    for (i64 b = turn * g.blocks_per_run; b < last; b += g.blocks_at_once) {
-      const i64 blocks = std::min(g.blocks_at_once, last - b), lanes = blocks * g.block, outputs = std::min(lanes, g.outputs - b * g.block);
+    for (i64 b = turn * g.blocks_per_run; b < last; b += at_once) {
+      const i64 blocks = std::min(at_once, last - b), lanes = blocks * g.block, outputs = std::min(lanes, g.outputs - b * g.block);
       const i64 channel = group * g.outputs + b * g.block;
       View<S> to = out;
       to.data += first_image * out.stride[0] + channel * out.stride[1];
@@ -431,8 +470,8 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const T* packed
       const Pixels<T> sums = direct ? as_pixels<T>(to) : packed_pixels<T>(room, out_size, lanes, out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
       const Epilogue<T> lane{lane_bias, epilogue.activation, epilogue.slope};
-      const T* weights = packed + (group * g.blocks + b) * g.taps * g.channels * g.block;
-      const Operands<T> operands{pixels, zeros, weights, blocks, lane, sums, images, direct && stream && whole};
+      const Operands<T> operands{
+          pixels, zeros, weights_of(g, k, weights, group, b, blocks), blocks, lane, sums, images, direct && stream && whole};
       for (const Gather::Triple& triple : slab.triples) multiply<T>(g, k, triple, operands);
       if (direct) continue;
       to.data += slab.out_begin * out.stride[2 + g.cut];

@@ -56,6 +56,8 @@ struct Gather {
   int threads;
   bool large;  // outputs that go past the caches
 
+  // Whether each weight is read by one task, which may then pack it itself: into a cache, not by way of memory.
+  bool reads_weights_once() const { return batch <= images && slabs.size() == 1; }
   i64 pixel_pitch() const { return tconv::pixel_pitch(channels); }
   i64 weight_elements() const { return groups * blocks * taps * channels * block; }
   // Elements that a thread needs at most: transposed inputs, sums, zeros and a bias for every lane.
@@ -71,6 +73,7 @@ template <class T>
 void pack_weights(const Gather& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T, class S>
-void run(const Gather& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out);
+void run(const Gather& plan, const Kernels<T>& kernels, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue,
+         View<S> out);
 
 }  // namespace tconv

@@ -219,12 +219,31 @@ struct Kernels {
   const Halves* half;
 };
 
+// The weights of a call: packed; or as they lie, for methods that pack what a task reads.
+template <class T>
+struct Weights {
+  const T* packed = nullptr;
+  View<const T> lie{};  // strides of (channel summed over, output of its group, d, h, w)
+  i64 group_stride = 0;
+
+  Weights(const T* in_order) : packed(in_order) {}
+  Weights(const View<const T>& as_they_lie, i64 group) : lie(as_they_lie), group_stride(group) {}
+
+  View<const T> of_group(i64 group) const {
+    View<const T> found = lie;
+    found.data += group * group_stride;
+    return found;
+  }
+};
+
 // A method's `run` for all that it sums in and writes.
-#define TCONV_RUNS(Plan)                                                                                                                 \
-  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&, View<float>);    \
-  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&, View<BFloat16>); \
-  template void run<float>(const Plan&, const Kernels<float>&, View<const float>, const float*, const Epilogue<float>&, View<Float16>);  \
-  template void run<double>(const Plan&, const Kernels<double>&, View<const double>, const double*, const Epilogue<double>&, View<double>);
+#define TCONV_RUN(Plan, T, S) \
+  template void run<T>(const Plan&, const Kernels<T>&, View<const T>, const Weights<T>&, const Epilogue<T>&, View<S>);
+#define TCONV_RUNS(Plan)           \
+  TCONV_RUN(Plan, float, float)    \
+  TCONV_RUN(Plan, float, BFloat16) \
+  TCONV_RUN(Plan, float, Float16)  \
+  TCONV_RUN(Plan, double, double)
 
 // Adjacent sums, rounded to what an array holds.
 template <class S>

@@ -13,12 +13,13 @@ namespace {
 constexpr double kCyclesPerThread = 1e5;
 
 // Cycles of packing an element of a weight, and how many more where the weight is too large for the caches: an input gradient's lanes are
-// pages apart, and of few taps only small squares are transposed.
+// pages apart, and of few taps only small squares are transposed. Fewer where the task that reads weights packs them.
 double pack_positions(Direction dir, i64 taps, double large) {
   return (dir == Direction::forward ? 1.8 : taps < 8 ? 2.4 : 0.9) + 2.0 * large;
 }
-double pack_channels(Direction dir, double large) {
-  return dir == Direction::forward ? 0.6 + 0.8 * large : 0.7 + 1.3 * std::min(1.0, 3.4 * large);
+double pack_channels(Direction dir, double large, bool at_once) {
+  if (dir == Direction::forward) return (at_once ? 0.7 : 1.0) * (0.6 + 0.8 * large);
+  return (at_once ? 0.85 : 1.0) * (0.7 + 1.3 * std::min(1.0, 3.4 * large));
 }
 constexpr double kPackRows = 1.0;          // where weights are repeated along a row
 constexpr double kLargeWeight = 32 << 20;  // bytes
@@ -76,7 +77,8 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
                                 : cycles(by_positions, use.channels_last) + packing(by_positions, dir, bytes, use);
       case Method::channels: {
         const Gather plan(spec, dir, 1, lanes, bytes);
-        return cycles(plan, use.channels_last) + (use.pack_always ? double(plan.weight_elements()) * pack_channels(dir, large) : 0.0);
+        return cycles(plan, use.channels_last) +
+               (use.pack_always ? double(plan.weight_elements()) * pack_channels(dir, large, plan.reads_weights_once()) : 0.0);
       }
       case Method::depthwise:
         return cycles(Depthwise(spec, dir, 1), lanes, use.channels_last);
@@ -158,10 +160,16 @@ std::vector<i64> Layer::signature() const {
 
 // The forward layer sums over input channels (stride 0) and writes output channels (stride 1); grad_input the other way.
 template <class T>
-void Layer::pack(View<const T> weight, T* packed) const {
+Weights<T> Layer::as_it_lies(View<const T> weight) const {
   const i64 group_stride = weight.stride[0] * channels_per_group;
   if (direction == Direction::grad_input) std::swap(weight.stride[0], weight.stride[1]);
-  with_plan([&](const auto& p) { pack_weights<T>(p, isa.kernels<T>(), weight, group_stride, packed); });
+  return {weight, group_stride};
+}
+
+template <class T>
+void Layer::pack(const View<const T>& weight, T* packed) const {
+  const Weights<T> from = as_it_lies(weight);
+  with_plan([&](const auto& p) { pack_weights<T>(p, isa.kernels<T>(), from.lie, from.group_stride, packed); });
 }
 
 bool Layer::reads_raw() const {
@@ -180,27 +188,29 @@ const T* Layer::ready(const View<const T>& weight) const {
 }
 
 template <class T>
-const T* Layer::ready_or_packed(const View<const T>& weight) const {
+Weights<T> Layer::for_one_call(const View<const T>& weight) const {
   if (const T* found = ready(weight)) return found;
+  const auto* channels = std::get_if<std::unique_ptr<const Gather>>(&plan);
+  if (channels && (*channels)->reads_weights_once()) return as_it_lies(weight);
   T* packed = scratch<T>(3, weight_elements());
   pack<T>(weight, packed);
   return packed;
 }
 
 template <class T, class S>
-void Layer::run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) const {
-  with_plan([&](const auto& p) { tconv::run<T>(p, isa.kernels<T>(), in, packed, epilogue, out); });
+void Layer::run(View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) const {
+  with_plan([&](const auto& p) { tconv::run<T>(p, isa.kernels<T>(), in, weights, epilogue, out); });
 }
 
-template void Layer::pack<float>(View<const float>, float*) const;
-template void Layer::pack<double>(View<const double>, double*) const;
+template void Layer::pack<float>(const View<const float>&, float*) const;
+template void Layer::pack<double>(const View<const double>&, double*) const;
 template const float* Layer::ready<float>(const View<const float>&) const;
 template const double* Layer::ready<double>(const View<const double>&) const;
-template const float* Layer::ready_or_packed<float>(const View<const float>&) const;
-template const double* Layer::ready_or_packed<double>(const View<const double>&) const;
-template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<float>) const;
-template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<BFloat16>) const;
-template void Layer::run<float>(View<const float>, const float*, const Epilogue<float>&, View<Float16>) const;
-template void Layer::run<double>(View<const double>, const double*, const Epilogue<double>&, View<double>) const;
+template Weights<float> Layer::for_one_call<float>(const View<const float>&) const;
+template Weights<double> Layer::for_one_call<double>(const View<const double>&) const;
+template void Layer::run<float>(View<const float>, const Weights<float>&, const Epilogue<float>&, View<float>) const;
+template void Layer::run<float>(View<const float>, const Weights<float>&, const Epilogue<float>&, View<BFloat16>) const;
+template void Layer::run<float>(View<const float>, const Weights<float>&, const Epilogue<float>&, View<Float16>) const;
+template void Layer::run<double>(View<const double>, const Weights<double>&, const Epilogue<double>&, View<double>) const;
 
 }  // namespace tconv

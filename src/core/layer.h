@@ -64,17 +64,21 @@ struct Layer {
 
   // weight: strides of (in channel, out channel of the group, d, h, w).
   template <class T>
-  void pack(View<const T> weight, T* packed) const;
+  void pack(const View<const T>& weight, T* packed) const;
   bool reads_raw() const;  // packed weights would be in their own order
   // Where a weight already lies in the order in which packed ones would, or null.
   template <class T>
   const T* ready(const View<const T>& weight) const;
-  // There, or packed into memory that the calling thread keeps.
+  // A weight for one call: as it lies where a method needs it so or packs it itself, else packed into memory that the calling thread keeps.
   template <class T>
-  const T* ready_or_packed(const View<const T>& weight) const;
+  Weights<T> for_one_call(const View<const T>& weight) const;
   // Sums are rounded to what the output holds.
   template <class T, class S>
-  void run(View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) const;
+  void run(View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) const;
+
+ private:
+  template <class T>
+  Weights<T> as_it_lies(View<const T> weight) const;
 };
 
 }  // namespace tconv

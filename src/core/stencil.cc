@@ -78,7 +78,8 @@ i64 Plan::unit_rows() const {
 }
 
 template <class T, class S>
-void run(const Plan& p, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
+void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
+  const T* packed = weights.packed;
   const Tasks tasks(p);
   const i64 unit_rows = p.unit_rows();
   parallel_for(tasks.count(), p.threads, [&](i64 task) {

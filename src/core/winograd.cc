@@ -198,7 +198,7 @@ void compute(const Task<T>& t, const Pixels<const T>& in, bool inputs_stay, std:
 }  // namespace
 
 template <class T, class S>
-void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out) {
+void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
   const T* bias = epilogue.bias;
   const i64 size = w.batch * w.groups * w.outputs * w.axis[0].out_size * w.axis[1].out_size * w.axis[2].out_size;
   const bool stream = size * i64(sizeof(T)) >= kStreamBytes;
@@ -209,7 +209,7 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
     View<const T> from = in;
     from.data += box.image * in.stride[0] + group * w.channels * in.stride[1];
     const Pixels<const T> pixels = pixels_of(k, from, box.in_begin, box.in_size, w.channels, box.images, t.at.pixels, t.at.pixel_pitch);
-    const T* weights = packed + group * w.blocks * w.block * w.channels * w.weights;
+    const T* of_group = weights.packed + group * w.blocks * w.block * w.channels * w.weights;
     const i64 first = turn * w.blocks_per_run, last = std::min(w.blocks, first + w.blocks_per_run);
     std::vector<PointRows<T>> rows;
     for (i64 b = first; b < last; b += w.blocks_at_once) {
@@ -221,7 +221,7 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const T* pack
       const bool direct = std::is_same_v<T, S> && out.stride[1] == 1 && outputs == lanes;
       const Pixels<T> sums = direct ? as_pixels<T>(to) : packed_pixels<T>(t.at.sums, box.out_size, lanes, box.out_begin);
       for (i64 m = 0; bias && m < lanes; ++m) t.at.bias[m] = m < outputs ? bias[channel + m] : T(0);
-      compute(t, pixels, w.families.size() == 1 && b > first, rows, weights, b, blocks, bias ? t.at.bias : nullptr, sums);
+      compute(t, pixels, w.families.size() == 1 && b > first, rows, of_group, b, blocks, bias ? t.at.bias : nullptr, sums);
       activate_pixels(k, sums, box.out_begin, box.out_size, lanes, box.images, epilogue);
       if (direct) continue;
       for (int i = 0; i < 3; ++i) to.data += box.out_begin[i] * out.stride[2 + i];

@@ -119,6 +119,7 @@ template <class T>
 void pack_weights(const Winograd& plan, const Kernels<T>& kernels, View<const T> weight, i64 group_stride, T* packed);
 
 template <class T, class S>
-void run(const Winograd& plan, const Kernels<T>& kernels, View<const T> in, const T* packed, const Epilogue<T>& epilogue, View<S> out);
+void run(const Winograd& plan, const Kernels<T>& kernels, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue,
+         View<S> out);
 
 }  // namespace tconv
