@@ -64,7 +64,19 @@ struct Gather {
   i64 workspace() const {
     return images * (slab_inputs * pixel_pitch() + slab_outputs * blocks_at_once * block) + channels + blocks_at_once * block;
   }
+
+ private:
+  void make_slabs(i64 count);
+  void share_out(bool one_place);
 };
+
+// Input coordinate that an output reads through a tap.
+inline i64 input_of(const StencilAxis& a, i64 output, const Tap& tap) {
+  return a.in_stride * ((output + a.out_lo - tap.out_phase) / a.out_stride - tap.shift) + tap.in_phase - a.in_lo;
+}
+
+// The taps of a class of columns that join into one: those of pixels adjacent in memory, `pixel` elements apart, whose weights are.
+i64 joined_taps(const Gather& plan, const Gather::Class& columns, i64 pixel);
 
 // Estimated cycles on one thread: multiply-adds, transposing, weights read, and writing.
 double cycles(const Gather& plan, bool channels_last);

@@ -199,7 +199,7 @@ void run(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, const
     T* sums = spans ? spans + task * p.sums() : scratch<T>(2, count);
     std::fill_n(sums, count, T(0));
     const auto tables = pool.take(chunk.outputs);
-    for (i64 b = span * p.boxes / p.spans; b < (span + 1) * p.boxes / p.spans; ++b) {
+    for (i64 b = ceil_div(span * p.boxes, p.spans); b < ceil_div((span + 1) * p.boxes, p.spans); ++b) {  // longer ones first
       const Window box(p, b);
       add_box(p, k, x, dy, chunk, box, (*tables)(box), sums);
     }

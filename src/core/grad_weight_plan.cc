@@ -19,7 +19,7 @@ constexpr double kSpannedPart = 1.0 / 16;
 // Positions of rows that may be read where they lie in dy, and the most blocks of lanes that read them anew: of adjacent columns, and of
 // channels, which lie one pixel apart.
 constexpr i64 kLongRow = 16, kBlocksOfRows = 8, kBlocksOfPixels = 4;
-constexpr double kCyclesPerThread = 1e5;  // work that is worth waking another thread for
+constexpr double kCyclesPerThread = 2.5e5;  // work that is worth waking another thread for, and sums of their own
 
 // Outputs that a position of x brings into the panel of one channel of dy.
 double outputs_per_position(const GradWeight& p) { return double(p.phases.size()) * double(p.axis[0].stride) * double(p.axis[1].stride); }
@@ -141,11 +141,9 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   lanes = vectors ? vectors * width : 1;
   blocks = ceil_div(inputs, lanes);
   part = vectors ? kTerms : 4 * kTerms;
-  double pairs = double(batch * groups) * double(blocks * lanes * outputs);
   for (int i = 0; i < 3; ++i) {
     axis[i] = Reaches(spec.axis[i]);
     taps *= axis[i].kernel;
-    pairs *= double(axis[i].size) * double(axis[i].taps.size());
   }
   for (const Reach& t : axis[2].taps) phases.push_back(axis[2].phase(t));
   std::sort(phases.begin(), phases.end());
@@ -164,8 +162,8 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   raw = raw && blocks_at_once <= (rows_lie ? kBlocksOfRows : kBlocksOfPixels);
   choose_boxes(*this, panel);
   spans = span_count(*this);
-  threads = int(std::min(double(threads_), 1 + pairs / double(2 * width) / kCyclesPerThread));
   cycles = estimate(*this, rows_lie);
+  threads = int(std::min(double(threads_), 1 + cycles / kCyclesPerThread));
   share_out(*this);
 }
 

@@ -3,8 +3,10 @@
 // docs/design.md says why, with figures.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <new>
+#include <vector>
 
 #include "spec.h"
 
@@ -19,6 +21,14 @@ void parallel_for(i64 tasks, int threads, void (*body)(void* context, i64 task),
 template <class F>
 void parallel_for(i64 tasks, int threads, F&& body) {
   parallel_for(tasks, threads, [](void* f, i64 task) { (*static_cast<F*>(f))(task); }, &body);
+}
+
+// When the last thread ends such a loop, if task i takes cost(i).
+template <class F>
+double last_end(i64 tasks, int threads, F&& cost) {
+  std::vector<double> ends(static_cast<std::size_t>(threads), 0.0);
+  for (i64 task = 0; task < tasks; ++task) *std::min_element(ends.begin(), ends.end()) += cost(task);
+  return *std::max_element(ends.begin(), ends.end());
 }
 
 // `GOMP_parallel` of GNU's OpenMP runtime, which LLVM's and Intel's have too: fn(data) on every thread of the caller's team.

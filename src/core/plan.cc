@@ -12,7 +12,8 @@ namespace {
 
 // What a box's panel of inputs may take of a core's second-level cache; with larger boxes the tiles wait for it.
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
-constexpr i64 kLongRow = 512;  // positions: of so many, those at both ends that lack outputs do not matter
+constexpr i64 kFewTasks = 8, kFewRows = 4;  // of a thread, where threads end apart; of a box
+constexpr i64 kLongRow = 512;               // positions: of so many, those at both ends that lack outputs do not matter
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a row of it that is taken apart, a vector of the output, a row of it and its third and fourth
@@ -124,6 +125,18 @@ i64 cheapest(i64 count, i64 most, F cost) {
   return best;
 }
 
+// Few tasks are made a multiple of the threads: an axis that is cut, or else one of several rows, is cut into some more boxes.
+void even_out(Plan& plan, i64 tasks) {
+  if (tasks % plan.threads == 0 || tasks > kFewTasks * plan.threads) return;
+  for (bool cut : {true, false})
+    for (i64 more = 1; more < plan.threads; ++more)
+      for (int i = 0; i < 3; ++i) {
+        StencilAxis& a = plan.axis[i];
+        const i64 boxes = a.boxes + more, most = i < 2 ? a.count / kFewRows : cut ? a.count / a.unit : 0;
+        if ((a.boxes > 1) == cut && boxes <= most && tasks / a.boxes * boxes % plan.threads == 0) return a.cut(boxes);
+      }
+}
+
 // Boxes grow from the row outwards while the panel fits: columns, rows, depth, images. `wanted` boxes keep all threads busy.
 void choose_box(Plan& plan, const Tiling& t, i64 panel_elements, i64 wanted) {
   StencilAxis *d = &plan.axis[0], *h = &plan.axis[1], *w = &plan.axis[2];
@@ -150,10 +163,13 @@ void choose_box(Plan& plan, const Tiling& t, i64 panel_elements, i64 wanted) {
   const auto boxes = [&] {
     return ceil_div(plan.batch, plan.box_batch) * ceil_div(d->count, d->box) * ceil_div(h->count, h->box) * ceil_div(w->count, w->box);
   };
-  if (boxes() * plan.groups * plan.blocks >= wanted) return;  // channel blocks can be shared out as well
+  const i64 others = plan.groups * plan.blocks;  // channel blocks can be shared out as well
   for (i64* size : {&plan.box_batch, &d->box, &h->box})
-    while (*size > 1 && boxes() * plan.groups * plan.blocks < wanted) *size = ceil_div(*size, 2);
-  while (w->box > 128 && boxes() * plan.groups * plan.blocks < wanted) w->box = round_up(ceil_div(w->box, 2), tile);
+    while (*size > 1 && boxes() * others < wanted) *size = ceil_div(*size, 2);
+  while (w->box > 128 && boxes() * others < wanted) w->box = round_up(ceil_div(w->box, 2), tile);
+  w->unit = w->box < w->count ? tile : 1;
+  for (StencilAxis* a : {d, h, w}) a->cut(std::max<i64>(1, ceil_div(a->count, a->box)));
+  even_out(plan, boxes() * others);
 }
 
 struct PhaseOf {
@@ -431,6 +447,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   write_cycles = tiling.woven ? kWovenCycles : kWriteCycles;  // beside what Broken counts
   if (axis[2].out_stride > 2 && !(tiling.woven && breaks == Break::rows)) write_cycles += kPhasesCycles;
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
+  share_out(*this);
 }
 
 double cycles(const Plan& p, bool channels_last) {
@@ -455,28 +472,6 @@ double cycles(const Plan& p, bool channels_last) {
   const double weights = p.weight_elements() >= kManyWeights ? kReadCycles * double(p.channels * p.outputs * p.weights) : 0.0;
   return double(p.groups) *
          (boxes * (p.box_cycles + kBoxCycles + weights) + p.write_cycles * written + each_row * rows + torn + split + turned);
-}
-
-Boxes::Boxes(const Plan& p) : batches(ceil_div(p.batch, p.box_batch)) {
-  for (int i = 0; i < 3; ++i) along[i] = ceil_div(p.axis[i].count, p.axis[i].box);
-}
-
-Box Boxes::operator()(const Plan& p, i64 index) const {
-  Box b;
-  for (int i = 2; i >= 0; --i) {
-    const i64 turn = index % along[i], count = p.axis[i].count;
-    if (i == 2) {  // whole tiles of columns
-      b.at[i] = turn * p.axis[i].box;
-      b.size[i] = std::min(p.axis[i].box, count - b.at[i]);
-    } else {  // pieces that differ by one at most: threads end together
-      b.at[i] = turn * count / along[i];
-      b.size[i] = (turn + 1) * count / along[i] - b.at[i];
-    }
-    index /= along[i];
-  }
-  b.batch = index * p.box_batch;
-  b.batches = std::min(p.box_batch, p.batch - b.batch);
-  return b;
 }
 
 }  // namespace tconv

@@ -58,9 +58,13 @@ struct StencilAxis {
   i64 out_begin, out_end;      // the phases that some output has lie in this range
   i64 count;                   // positions q
   i64 shift_min, shift_max;
-  i64 box = 0, extent = 0;  // positions of a box, and the inputs it reads a phase: box + halo, less what rows share
+  // Boxes, positions of the larger ones, which come first, and the inputs these read a phase: box + halo, less what rows share. Boxes are
+  // whole numbers of `unit` positions.
+  i64 boxes = 1, box = 0, extent = 0, unit = 1;
 
   i64 halo() const { return shift_max - shift_min; }
+  void cut(i64 into) { boxes = into, box = std::min(count, ceil_div(ceil_div(count, unit), boxes) * unit); }
+  i64 begin(i64 index) const { return std::min(count, ceil_div(index * ceil_div(count, unit), boxes) * unit); }
 };
 
 // Whether an output of so many maps is better written past the caches. (In floating point: sizes may be any 62-bit number.)
@@ -130,6 +134,15 @@ struct Plan {
   std::vector<Unit> units;
   int threads;
 
+  // Boxes one after another, of a run of blocks, of some groups: threads at work together do not write to adjacent channels.
+  struct Tasks {
+    i64 boxes, groups_at_once, runs, blocks_at_once, count;
+
+    i64 box(i64 task) const { return task % boxes; }
+    i64 first_block(i64 task) const { return task / boxes % runs * blocks_at_once; }
+    i64 first_group(i64 task) const { return task / boxes / runs * groups_at_once; }
+  } tasks;
+
   i64 weight_elements() const { return groups * channels * outputs * weights; }
   i64 unit_rows() const;  // rows of sums of the largest unit
   // Elements that a thread needs: a panel, sums of two strips, and room for a part of them to be rounded in.
@@ -150,12 +163,14 @@ struct Box {
 
 // All boxes of a plan, in order.
 struct Boxes {
-  i64 along[3], batches;
+  i64 batches, count;
 
   explicit Boxes(const Plan& p);
-  i64 count() const { return along[0] * along[1] * along[2] * batches; }
   Box operator()(const Plan& p, i64 index) const;
 };
+
+// Fills plan.tasks, so that threads end together.
+void share_out(Plan& plan);
 
 // Estimated cycles on one thread: the tiles of all boxes, packing, and writing.
 double cycles(const Plan& plan, bool channels_last);

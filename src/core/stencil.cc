@@ -9,28 +9,6 @@
 namespace tconv {
 namespace {
 
-// Tasks: boxes, within a box chunks of groups, within a chunk runs of channel blocks (so that few boxes still feed all threads).
-struct Tasks {
-  Boxes boxes;
-  i64 groups_at_once, chunks, runs, blocks_per_run;
-
-  explicit Tasks(const Plan& p) : boxes(p) {
-    const i64 wanted = p.threads > 1 ? 4 * p.threads : 1, boxes_or_one = std::max<i64>(boxes.count(), 1);
-    // Depthwise layers have many groups of little work: whole chunks of them are one task.
-    groups_at_once = even(p.groups, p.groups / std::max<i64>(1, ceil_div(wanted, boxes_or_one)));
-    chunks = ceil_div(p.groups, groups_at_once);
-    // Every run packs the inputs anew. As many runs as end first: threads wait for the last one.
-    const double multiply = std::max(p.box_cycles - p.pack_cycles, 0.0) / double(p.blocks);
-    double lowest = 1e300;
-    for (i64 r = 1, most = std::min(p.blocks, ceil_div(wanted, boxes_or_one * chunks)); r <= most; ++r) {
-      const i64 wide = ceil_div(p.blocks, r), count = ceil_div(p.blocks, wide);
-      const double end = double(ceil_div(boxes_or_one * chunks * count, p.threads)) * (double(wide) * multiply + p.pack_cycles);
-      if (end < 0.99 * lowest) lowest = end, blocks_per_run = wide, runs = count;
-    }
-  }
-  i64 count() const { return boxes.count() * chunks * runs; }
-};
-
 // Sums of one unit for a strip; meanwhile another strip is written. With `woven` they go to the output, the last ones overlapping those
 // before them, so that nothing is written beyond the row.
 template <class T, class S>
@@ -80,13 +58,13 @@ i64 Plan::unit_rows() const {
 template <class T, class S>
 void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
   const T* packed = weights.packed;
-  const Tasks tasks(p);
+  const Boxes boxes(p);
+  const Plan::Tasks& tasks = p.tasks;
   const i64 unit_rows = p.unit_rows();
-  parallel_for(tasks.count(), p.threads, [&](i64 task) {
-    // Boxes one after another, as in gather.cc.
-    const i64 places = tasks.boxes.count(), turn = task / places % tasks.runs, chunk = task / places / tasks.runs;
-    const Box box = tasks.boxes(p, task % places);
-    const i64 last_group = std::min(p.groups, (chunk + 1) * tasks.groups_at_once);
+  parallel_for(tasks.count, p.threads, [&](i64 task) {
+    const Box box = boxes(p, tasks.box(task));
+    const i64 first_group = tasks.first_group(task), last_group = std::min(p.groups, first_group + tasks.groups_at_once);
+    const i64 first_block = tasks.first_block(task), last_block = std::min(p.blocks, first_block + tasks.blocks_at_once);
     const Strips strips(p, box, k.lanes);
     const std::vector<Stretch> stretches = adjacent(p, in.stride) ? panel_stretches(p, in.stride, box) : std::vector<Stretch>();
     T* panel = scratch<T>(0, p.panel);
@@ -95,12 +73,12 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>&
     Writer<T, S> writer(p, k, epilogue, out, sums + 2 * unit_rows * p.pitch);
     Woven<T, S> woven(p, k, epilogue, out);
     bool odd = false;
-    for (i64 group = chunk * tasks.groups_at_once; group < last_group; ++group) {
+    for (i64 group = first_group; group < last_group; ++group) {
       View<const T> from = in;
       from.data += group * p.channels * in.stride[1];
       pack_panel(p, k, from, box, stretches, panel);
       std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
-      for (i64 b = turn * tasks.blocks_per_run; b < std::min(p.blocks, (turn + 1) * tasks.blocks_per_run); ++b) {
+      for (i64 b = first_block; b < last_block; ++b) {
         const i64 outputs = p.block_outputs(b), first = group * p.outputs + b * p.block;
         const OutputRow* row = written.rows.data();
         for (std::size_t u = 0, at = 0; u < p.units.size(); ++u)

@@ -48,8 +48,11 @@ struct Winograd {
     i64 crop;                    // what phases were shifted by, so that position 0 has all of its outputs: out_lo is 0 then
     i64 tile, first, tiles;      // tiles of `tile` positions, from position `first` on
     std::vector<Class> classes;  // that of the most taps first
-    i64 box;                     // tiles of a box
+    i64 turns, box;              // boxes, and tiles of the larger ones, which come first
     bool forward;
+
+    void cut(i64 into) { turns = into, box = ceil_div(tiles, turns); }
+    i64 begin(i64 turn) const { return ceil_div(turn * tiles, turns); }
 
     // Kernel element that phase `phase` of the larger side meets at step j of its filter.
     i64 element(i64 phase, i64 j, i64 taps) const { return floor_mod(phase + crop, stride()) + stride() * (forward ? taps - 1 - j : j); }
@@ -76,13 +79,11 @@ struct Winograd {
   i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
   int lanes, threads;
 
-  // Boxes of so many tiles at most, and the runs of blocks that share them out; boxes alone.
+  // Boxes of so many tiles at most, and the runs of blocks that share them out; boxes alone, of the first axis that is cut so many more.
   void share_out(i64 most);
-  void grow_box(i64 most);
+  void grow_box(i64 most, i64 more = 0);
   i64 boxes() const { return ceil_div(batch, images) * around(); }
-  i64 around() const {
-    return ceil_div(axis[0].tiles, axis[0].box) * ceil_div(axis[1].tiles, axis[1].box) * ceil_div(axis[2].tiles, axis[2].box);
-  }
+  i64 around() const { return axis[0].turns * axis[1].turns * axis[2].turns; }
   i64 weight_elements() const { return groups * blocks * block * channels * weights; }
 
   // Elements from tile to tile of V and of M, and of each half of what lies between the transforms along two axes.
@@ -109,6 +110,7 @@ struct Winograd {
 
  private:
   void make_families();
+  double end(i64 wide) const;                // with runs of so many blocks
   i64 room_of_box(i64 element_bytes) const;  // tiles
 };
 

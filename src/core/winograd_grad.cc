@@ -172,6 +172,7 @@ WinogradGrad::WinogradGrad(const Spec& spec, const Isa& isa, int tile, int threa
       std::clamp(kPanelBytes / bytes / (tiles.points * (pitch(inputs_at_once) + pitch(outputs_at_once))), kFewestTiles, kMostTiles));
   const i64 weights = groups * outputs * taps * round_up(inputs, tiles.lanes) * bytes;
   spans = std::clamp<i64>(std::min(tiles.boxes() / kBoxesOfSpan, kSpannedBytes / weights), 1, kMostSpans);
+  if (spans > 1) spans -= spans % 2;  // threads are an even number, mostly
   while (chunks() * spans < 2 * threads && threads > 1 && outputs_at_once > kMaxRows) outputs_at_once = ceil_div(outputs_at_once, 2);
 }
 
@@ -218,7 +219,8 @@ void run(const WinogradGrad& p, const Kernels<T>& k, View<const T> x, View<const
   };
   parallel_for(p.spans * p.chunks(), p.threads, [&](i64 task) {
     const Task<T> t(p, k, task % p.chunks());
-    const i64 span = task / p.chunks(), begin = span * p.tiles.boxes() / p.spans, end = (span + 1) * p.tiles.boxes() / p.spans;
+    const i64 span = task / p.chunks(), begin = ceil_div(span * p.tiles.boxes(), p.spans),
+              end = ceil_div((span + 1) * p.tiles.boxes(), p.spans);  // longer ones first
     for (i64 b = begin; b < end; ++b) t.add_box(b, x, dy, b == begin);
     T* sums = spans ? spans + task * p.sums() : t.at.sums;
     t.transform_products(sums);

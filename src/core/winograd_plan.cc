@@ -2,6 +2,7 @@
 // Geometry of winograd.h: which tiles, families of phases, boxes; and what they are expected to cost.
 #include <algorithm>
 
+#include "parallel.h"
 #include "winograd.h"
 
 namespace tconv {
@@ -18,6 +19,7 @@ constexpr double kFewer = 0.85;
 
 // Of a task: reading a block's weights takes as long as multiplying so many tiles by them, and transforming the inputs as so many blocks.
 constexpr double kWeightTiles = 6, kInputBlocks = 0.5;
+constexpr i64 kFewTasks = 8;  // of a thread: where threads end apart, it is seen
 
 // The estimates for direct kernels come out lower than they take, by about this much.
 constexpr double kAgainstDirect = 0.85;
@@ -147,35 +149,58 @@ i64 Winograd::room_of_box(i64 element_bytes) const {
   return std::max(kFewestTiles, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
 }
 
-// Boxes as large as there is room for, each for all blocks; where they would not feed all threads, smaller ones and runs of blocks,
-// whatever ends first. Every task reads the weights of its blocks, and transforms the inputs.
+// Boxes as large as there is room for, each for all blocks; where they would not feed all threads, smaller ones and runs of blocks; where
+// there are few for a thread, some more if threads end closer together: whatever ends first. Every task reads the weights of its blocks,
+// and transforms the inputs.
 void Winograd::share_out(i64 most) {
   double lowest = 1e300;
-  i64 best = most;
-  for (i64 size = most, last = 0; size != last; last = size, size = std::max(kFewestTiles, ceil_div(tiles, 2))) {
-    grow_box(size);
+  i64 best = most, best_more = 0;
+  const auto consider = [&](i64 size, i64 more) {
+    grow_box(size, more);
     const i64 tasks = std::max<i64>(1, boxes() * groups), wanted = threads > 1 ? ceil_div(2 * threads, tasks) : 1;
-    const double all = double(axis[0].tiles) * double(axis[1].tiles) * double(axis[2].tiles) * double(std::max<i64>(batch, 1));
     for (i64 r = 1; r <= std::min(blocks, wanted); ++r) {
-      const i64 wide = ceil_div(blocks, r), count = ceil_div(blocks, wide), turns = ceil_div(tasks * count, threads);
-      const double of_box = turns > 1 ? all / double(std::max<i64>(1, boxes())) : double(tiles);  // a thread has larger and smaller ones
-      const double end = double(turns) * (double(wide) * (of_box + kWeightTiles) + kInputBlocks * of_box);
-      if (end < 0.98 * lowest) lowest = end, best = size, blocks_per_run = wide, runs = count;
+      const i64 wide = ceil_div(blocks, r);
+      const double last = end(wide);
+      if (last < 0.98 * lowest) lowest = last, best = size, best_more = more, blocks_per_run = wide, runs = ceil_div(blocks, wide);
     }
-    if (wanted == 1) break;
+    return wanted > 1;
+  };
+  for (i64 size = most, last = 0; size != last && consider(size, 0); last = size, size = std::max(kFewestTiles, ceil_div(tiles, 2))) {
   }
-  grow_box(best);
+  if (boxes() * groups <= kFewTasks * threads)
+    for (i64 more = 1; more < threads && more < 4; ++more) consider(best, more);
+  grow_box(best, best_more);
+}
+
+// When the last thread ends, in tiles multiplied by a block of weights.
+double Winograd::end(i64 wide) const {
+  const auto cost = [&](i64 count, i64 of) { return double(of) * (double(count) + kWeightTiles) + kInputBlocks * double(count); };
+  const i64 turns = ceil_div(blocks, wide), tasks = std::max<i64>(1, boxes() * groups) * turns;
+  if (threads == 1 || tasks > 2 * kFewTasks * threads) return double(ceil_div(tasks, threads)) * cost(tiles, wide);
+  return last_end(tasks, threads, [&](i64 task) {
+    i64 index = task / turns / groups, of_box = 1;
+    for (int a = 2; a >= 0; --a) {
+      const i64 turn = index % axis[a].turns;
+      index /= axis[a].turns;
+      of_box *= axis[a].begin(turn + 1) - axis[a].begin(turn);
+    }
+    return cost(of_box * std::min(images, batch - index * images), std::min(wide, blocks - task % turns * wide));
+  });
 }
 
 // Boxes grow from the row outwards, as those of plan.h.
-void Winograd::grow_box(i64 most) {
-  for (Along& a : axis) a.box = 1;
+void Winograd::grow_box(i64 most, i64 more) {
+  for (Along& a : axis) a.cut(std::max<i64>(a.tiles, 1));
   images = 1;
-  axis[2].box = even(axis[2].tiles, most);
-  if (axis[2].box == axis[2].tiles) axis[1].box = even(axis[1].tiles, most / axis[2].box);
-  if (axis[1].box == axis[1].tiles) axis[0].box = even(axis[0].tiles, most / (axis[1].box * axis[2].box));
+  const auto into = [](const Along& a, i64 wide) { return ceil_div(a.tiles, std::clamp<i64>(wide, 1, a.tiles)); };
+  axis[2].cut(into(axis[2], most));
+  if (axis[2].turns == 1) axis[1].cut(into(axis[1], most / axis[2].box));
+  if (axis[1].turns == 1) axis[0].cut(into(axis[0], most / (axis[1].box * axis[2].box)));
+  for (Along& a : axis)
+    if (a.turns > 1 && more) a.cut(std::min(a.tiles, a.turns + more)), more = 0;
   const i64 image = axis[0].box * axis[1].box * axis[2].box;
-  if (around() == 1) images = even(std::max<i64>(batch, 1), most / image);
+  const i64 all = std::max<i64>(batch, 1);
+  if (around() == 1) images = ceil_div(all, std::min(all, ceil_div(all, std::max<i64>(1, most / image)) + more));
   tiles = image * images;
   in_positions = out_positions = 1;
   for (const Along& a : axis) {

@@ -17,9 +17,9 @@ struct TileBox {
   TileBox(const Winograd& w, i64 index) {
     for (int i = 2; i >= 0; --i) {
       const Winograd::Along& a = w.axis[i];
-      const i64 turns = ceil_div(a.tiles, a.box), turn = index % turns;
-      index /= turns;
-      at[i] = turn * a.tiles / turns, size[i] = (turn + 1) * a.tiles / turns - at[i];
+      const i64 turn = index % a.turns;
+      index /= a.turns;
+      at[i] = a.begin(turn), size[i] = a.begin(turn + 1) - at[i];
       const i64 first = position(a, i, 0), end = first + size[i] * a.tile;
       const auto clip = [](i64 begin, i64 stop, i64 most, i64& from, i64& count) {
         from = std::clamp<i64>(begin, 0, most), count = std::clamp<i64>(stop, from, most) - from;
