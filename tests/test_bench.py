@@ -351,6 +351,11 @@ def test_memory_of_a_layer(call):
     assert entry["peak"] > entry["packed"] // 2
 
 
+def test_a_weight_that_is_read_once_is_never_packed_whole():
+    entry = memory.measure("c256:256 i9x9 k4 s2 p1", "conv_transpose", 1)
+    assert entry["packed"] == 4 << 20 and entry["peak"] < entry["packed"] // 2
+
+
 def test_the_excess_is_counted_a_thread_and_never_below_nothing():
     assert memory.excess({"peak": 30, "packed": 10, "threads": 2}) == 10
     assert memory.excess({"peak": 5, "packed": 10, "threads": 1}) == 0

@@ -10,7 +10,7 @@ namespace {
 
 constexpr i64 kSumsBytes = 384 << 10;              // sums of a task: with a part of the weights they fit a second-level cache
 constexpr i64 kInputBytes = 1 << 20;               // transposed inputs of a task; a part of the channels is in use at a time
-constexpr i64 kFewTasks = 8, kFewSums = 32 << 10;  // slabs of a single map, unless the sums of a slab took fewer bytes
+constexpr i64 kFewSlabs = 8, kFewSums = 32 << 10;  // slabs of a single map, unless the sums of a slab took fewer bytes
 constexpr i64 kFewBlocks = 4;                      // tasks of a layer with more weights than inputs
 constexpr double kManyReads = 4;                   // of inputs, by all blocks and phases, for one of weights
 constexpr double kTaskImages = 0.05;               // of its images, a task takes as long as so many for weights and pointers
@@ -67,7 +67,6 @@ bool few_inputs(const Gather& g, double pixels, double element_bytes) {
 
 }  // namespace
 
-// The taps that join into one along a row: those of pixels adjacent in memory, whose weights are.
 i64 joined_taps(const Gather& g, const Gather::Class& w, i64 pixel) {
   for (std::size_t i = 1; i < w.taps.size(); ++i)
     if (w.taps[i].tap != w.taps[0].tap + i64(i) ||
@@ -98,7 +97,7 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   const bool one_place = few_inputs(*this, double(per_input) * double(axis[cut].in_size), double(element_bytes)) &&
                          double(batch) * double(axis[cut].out_size) * sums_bytes <= double(kSumsBytes);
   // Enough for a few threads, if they are not too small.
-  const double wanted = double(ceil_div(kFewTasks, std::max<i64>(1, batch * groups)));
+  const double wanted = double(ceil_div(kFewSlabs, std::max<i64>(1, batch * groups)));
   const double by_sums =
       std::min(double(kSumsBytes) / sums_bytes, std::max(double(axis[cut].out_size) / wanted, double(kFewSums) / sums_bytes));
   const double by_input = double(axis[cut].out_stride) * double(kInputBytes) /
@@ -114,7 +113,6 @@ Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i
   blocks_at_once = std::clamp<i64>(kSumsBytes / (sums * images), 1, blocks_per_run);
 }
 
-// Slabs that differ by one output at most, larger ones first.
 void Gather::make_slabs(i64 count) {
   const i64 size = axis[cut].out_size, most = ceil_div(size, count);
   i64 per_output = 1, per_input = 1, fewest[3];  // outputs of a class that fill a tile together with the other axes and images, about
@@ -128,7 +126,7 @@ void Gather::make_slabs(i64 count) {
   }
   slab_outputs = slab_inputs = 0;
   for (i64 index = 0; index < count; ++index) {
-    const i64 begin = ceil_div(index * size, count), end = ceil_div((index + 1) * size, count);
+    const i64 begin = piece_begin(index, count, size), end = piece_begin(index + 1, count, size);
     Slab slab{begin, end, axis[cut].in_size, 0, make_classes(axis[cut], begin, end, fewest[cut]), {}};
     for (const Class& c : slab.classes)
       for (const Tap& tap : c.taps)

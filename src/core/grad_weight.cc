@@ -199,7 +199,7 @@ void run(const GradWeight& p, const Kernels<T>& k, const View<const T>& x, const
     T* sums = spans ? spans + task * p.sums() : scratch<T>(2, count);
     std::fill_n(sums, count, T(0));
     const auto tables = pool.take(chunk.outputs);
-    for (i64 b = ceil_div(span * p.boxes, p.spans); b < ceil_div((span + 1) * p.boxes, p.spans); ++b) {  // longer ones first
+    for (i64 b = piece_begin(span, p.spans, p.boxes); b < piece_begin(span + 1, p.spans, p.boxes); ++b) {
       const Window box(p, b);
       add_box(p, k, x, dy, chunk, box, (*tables)(box), sums);
     }

@@ -23,6 +23,9 @@ void parallel_for(i64 tasks, int threads, F&& body) {
   parallel_for(tasks, threads, [](void* f, i64 task) { (*static_cast<F*>(f))(task); }, &body);
 }
 
+// Tasks of a thread: of no more, it is seen where threads end apart.
+constexpr i64 kFewTasks = 8;
+
 // When the last thread ends such a loop, if task i takes cost(i).
 template <class F>
 double last_end(i64 tasks, int threads, F&& cost) {

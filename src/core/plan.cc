@@ -7,13 +7,15 @@
 #include <new>
 #include <set>
 
+#include "parallel.h"
+
 namespace tconv {
 namespace {
 
 // What a box's panel of inputs may take of a core's second-level cache; with larger boxes the tiles wait for it.
 constexpr i64 kPanelBytes = 512 << 10, kMaxLanes = 2048;
-constexpr i64 kFewTasks = 8, kFewRows = 4;  // of a thread, where threads end apart; of a box
-constexpr i64 kLongRow = 512;               // positions: of so many, those at both ends that lack outputs do not matter
+constexpr i64 kFewRows = 4;    // of a box
+constexpr i64 kLongRow = 512;  // positions: of so many, those at both ends that lack outputs do not matter
 // Sums of a strip: near the first-level cache. Every strip reads the weights of its unit anew: many weights want wide strips.
 constexpr i64 kSumsBytes = 32 << 10, kManySumsBytes = 192 << 10, kWeightBytes = 256 << 10;
 // Of the estimates: an element of a panel, a row of it that is taken apart, a vector of the output, a row of it and its third and fourth

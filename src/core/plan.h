@@ -64,7 +64,7 @@ struct StencilAxis {
 
   i64 halo() const { return shift_max - shift_min; }
   void cut(i64 into) { boxes = into, box = std::min(count, ceil_div(ceil_div(count, unit), boxes) * unit); }
-  i64 begin(i64 index) const { return std::min(count, ceil_div(index * ceil_div(count, unit), boxes) * unit); }
+  i64 begin(i64 index) const { return std::min(count, piece_begin(index, boxes, ceil_div(count, unit)) * unit); }
 };
 
 // Whether an output of so many maps is better written past the caches. (In floating point: sizes may be any 62-bit number.)

@@ -38,4 +38,7 @@ inline i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 // The piece size that splits n into equal pieces of at most `most`.
 inline i64 even(i64 n, i64 most) { return ceil_div(n, ceil_div(n, most > 1 ? most : 1)); }
 
+// Where piece `index` of so many of n begins: they differ by one at most, larger ones first.
+inline i64 piece_begin(i64 index, i64 pieces, i64 n) { return ceil_div(index * n, pieces); }
+
 }  // namespace tconv

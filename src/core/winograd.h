@@ -52,7 +52,7 @@ struct Winograd {
     bool forward;
 
     void cut(i64 into) { turns = into, box = ceil_div(tiles, turns); }
-    i64 begin(i64 turn) const { return ceil_div(turn * tiles, turns); }
+    i64 begin(i64 turn) const { return piece_begin(turn, turns, tiles); }
 
     // Kernel element that phase `phase` of the larger side meets at step j of its filter.
     i64 element(i64 phase, i64 j, i64 taps) const { return floor_mod(phase + crop, stride()) + stride() * (forward ? taps - 1 - j : j); }

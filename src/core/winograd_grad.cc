@@ -219,8 +219,8 @@ void run(const WinogradGrad& p, const Kernels<T>& k, View<const T> x, View<const
   };
   parallel_for(p.spans * p.chunks(), p.threads, [&](i64 task) {
     const Task<T> t(p, k, task % p.chunks());
-    const i64 span = task / p.chunks(), begin = ceil_div(span * p.tiles.boxes(), p.spans),
-              end = ceil_div((span + 1) * p.tiles.boxes(), p.spans);  // longer ones first
+    const i64 span = task / p.chunks(), boxes = p.tiles.boxes(), begin = piece_begin(span, p.spans, boxes),
+              end = piece_begin(span + 1, p.spans, boxes);
     for (i64 b = begin; b < end; ++b) t.add_box(b, x, dy, b == begin);
     T* sums = spans ? spans + task * p.sums() : t.at.sums;
     t.transform_products(sums);

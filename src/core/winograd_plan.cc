@@ -19,7 +19,6 @@ constexpr double kFewer = 0.85;
 
 // Of a task: reading a block's weights takes as long as multiplying so many tiles by them, and transforming the inputs as so many blocks.
 constexpr double kWeightTiles = 6, kInputBlocks = 0.5;
-constexpr i64 kFewTasks = 8;  // of a thread: where threads end apart, it is seen
 
 // The estimates for direct kernels come out lower than they take, by about this much.
 constexpr double kAgainstDirect = 0.85;
@@ -190,7 +189,7 @@ double Winograd::end(i64 wide) const {
 
 // Boxes grow from the row outwards, as those of plan.h.
 void Winograd::grow_box(i64 most, i64 more) {
-  for (Along& a : axis) a.cut(std::max<i64>(a.tiles, 1));
+  for (Along& a : axis) a.cut(a.tiles);
   images = 1;
   const auto into = [](const Along& a, i64 wide) { return ceil_div(a.tiles, std::clamp<i64>(wide, 1, a.tiles)); };
   axis[2].cut(into(axis[2], most));
