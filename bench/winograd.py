@@ -9,7 +9,8 @@ import numpy as np
 import tconv
 
 LAYERS = [("1-D k4 s2", (200,), 4, 2), ("1-D k5 s2", (200,), 5, 2), ("2-D k4 s2", (17, 17), 4, 2), ("2-D k3 s2", (17, 17), 3, 2),
-          ("2-D k5 s2", (16, 16), 5, 2), ("2-D k3 s1", (16, 16), 3, 1), ("2-D k6 s2", (16, 16), 6, 2), ("3-D k3 s2", (5, 5, 5), 3, 2),
+          ("2-D k5 s2", (16, 16), 5, 2), ("2-D k3 s1", (16, 16), 3, 1), ("2-D k6 s2", (16, 16), 6, 2),
+          ("2-D k4 s1", (15, 15), 4, 1), ("2-D k7 s2", (16, 16), 7, 2), ("3-D k3 s2", (5, 5, 5), 3, 2),
           ("3-D k4 s2", (5, 5, 5), 4, 2), ("3-D k3 s1", (6, 6, 6), 3, 1)]  # fmt: skip
 METHODS = ("direct", "winograd", "winograd2", "winograd4")
 CHANNELS, IMAGES = (16, 64, 256, 1024), (1, 4, 16)  # what a sum is as long as: input channels forward, images by the weight

@@ -15,7 +15,7 @@ from tconv import _core
 
 KERNELS = tuple(name for name in tconv.kernels() if name.startswith("winograd"))
 BEST = KERNELS[0].split("_")[1]
-FORMS = [(4, 2), (3, 2), (5, 2), (6, 2), (3, 1), (2, 1), (1, 1), (2, 2), (6, 3), (7, 3), (9, 3), (8, 4), (9, 4), (16, 8)]  # kernel, stride
+FORMS = [(4, 2), (3, 2), (5, 2), (6, 2), (3, 1), (2, 1), (4, 1), (7, 2), (1, 1), (2, 2), (6, 3), (7, 3), (9, 3), (8, 4), (9, 4), (16, 8)]  # kernel, stride
 forced = pytest.mark.parametrize("kernel", KERNELS)
 
 
@@ -55,7 +55,7 @@ def test_random_geometries(kernel, block):
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
-@pytest.mark.parametrize("form", FORMS[:6], ids=lambda f: f"k{f[0]}s{f[1]}")
+@pytest.mark.parametrize("form", FORMS[:8], ids=lambda f: f"k{f[0]}s{f[1]}")
 def test_sizes_around_tiles(form, layout):
     """Maps of one row, of one column, of every number of partial tiles."""
     (k, s), crop = form, (1, 1) if form[0] > 2 else (0, 1)
@@ -144,7 +144,7 @@ def relative_error(result, exact) -> float:
 
 
 @pytest.mark.parametrize("channels", [64, 256])
-@pytest.mark.parametrize("form", [(4, 2, (9, 9)), (3, 2, (9, 9)), (5, 2, (8, 8)), (3, 1, (8, 8)), (6, 2, (8, 8)), (8, 4, (40,)), (3, 2, (3, 3, 3)),
+@pytest.mark.parametrize("form", [(4, 2, (9, 9)), (3, 2, (9, 9)), (5, 2, (8, 8)), (3, 1, (8, 8)), (6, 2, (8, 8)), (4, 1, (15, 15)), (7, 2, (8, 8)), (8, 4, (40,)), (3, 2, (3, 3, 3)),
                                   (4, 2, (5, 5, 5)), (3, 1, (6, 6, 6))],
                          ids=lambda f: f"k{f[0]}s{f[1]}-{len(f[2])}d")  # fmt: skip
 def test_the_error_stays_within_twice_that_of_the_direct_kernels(form, channels):
@@ -171,7 +171,8 @@ def test_the_error_stays_within_twice_that_of_the_direct_kernels(form, channels)
 @pytest.mark.parametrize(("kernel", "words", "method", "reason"), [
     ((3, 3), {"stride": 2, "dilation": 2}, "winograd", "its taps are dilated"),
     ((2, 4), {"stride": (3, 2)}, "winograd", "a kernel smaller than its stride leaves phases without taps"),
-    ((4, 4), {"stride": 1}, "winograd", "a stride phase has more than 3 taps"),
+    ((5, 5), {"stride": 1}, "winograd", "a stride phase has more than 4 taps"),
+    ((4, 4, 2), {"stride": 1}, "winograd", "4 taps along two of three axes would round too much"),
     ((2, 2), {"stride": 2}, "winograd4", "no stride phase has more than 1 tap along an axis"),
     ((130,), {"stride": 65}, "winograd2", "its strides are longer than 64"),
 ])  # fmt: skip
@@ -199,11 +200,14 @@ def test_auto_takes_it_where_it_wins_and_direct_never():
 
 
 def test_maps_of_few_positions_have_tiles_that_fit():
-    """Of 4 and of 6 positions a crop of 1 makes 5 and 7 that phases of k4 s2 share: phases of their own fill 2 tiles of 2, and of 3."""
+    """Of 4 and of 6 positions a crop of 1 makes 5 and 7 that phases of k4 s2 share: phases of their own fill 2 tiles of 2, and of 3. Long
+    axes take tiles of 4, and as many points as errors allow, at most two of which have 5."""
     w = np.ones((64, 32, 4, 4), np.float32)
     operator = tconv.Operator(w, stride=2, padding=1, algorithm="winograd")
-    for size, points in ((33, 4), (6, 4), (4, 3)):
+    for size, points in ((63, 5), (6, 4), (4, 3)):
         assert operator.explain((1, 64, size, size)).weight_bytes == 4 * 4 * points**2 * 64 * 32, size
+    deep = tconv.Operator(np.ones((64, 32, 4, 4, 4), np.float32), stride=2, padding=1, algorithm="winograd")
+    assert deep.explain((1, 64, 31, 31, 31)).weight_bytes == 4 * 8 * 5 * 4 * 4 * 64 * 32
     five, six = (_core.Stencil(_core.Problem(16, 64, 32, 1, [n, n], [4, 4], [2, 2], [1, 1], [(1, 1), (1, 1)], False, True), True, "float32",
                                f"winograd_{BEST}", 1, False).candidates[-1][1] for n in (5, 6))  # fmt: skip
     assert six < 1.35 * five  # as many tiles, where 7 positions would take 9 for 4

@@ -237,14 +237,23 @@ View<T> turned(const View<T>& v, bool weight) {
 // What the sums of a task's points may take: of large strides in three dimensions they are many.
 constexpr i64 kMostSumsBytes = 16 << 20;
 
+// Sums over fewer positions round so little that the transforms of phases of 4 taps would more than double it.
+constexpr i64 kFewPositions = 200;
+
+bool rounds_worse(const Spec& spec) {
+  i64 positions = spec.batch, most_taps = 1;
+  for (const Axis& a : spec.axis) positions *= a.size, most_taps = std::max(most_taps, ceil_div(a.kernel, a.stride));
+  return most_taps == kMaxFilter && positions < kFewPositions;
+}
+
 // Whether Winograd's transforms are asked for, or estimated to be faster: on one thread, as the choice must not hang on their number.
 bool by_winograd(const Spec& spec, const Isa& isa, Method method, const GradWeight& direct, bool channels_last) {
   const i64 bytes = direct.element_bytes;
   const i64 channels = std::min(spec.in_channels, spec.out_channels) / spec.groups;
   if (method < Method::winograd && (method != Method::automatic || channels < kWinogradChannels)) return false;
-  const std::string why = WinogradGrad::refusal(spec, tile_of(method));
+  const std::string why = Winograd::refusal(spec);
   if (method != Method::automatic && !why.empty()) throw std::invalid_argument(why);
-  if (!why.empty()) return false;
+  if (!why.empty() || (method == Method::automatic && rounds_worse(spec))) return false;
   const WinogradGrad plan(spec, isa, tile_of(method), 1, bytes);
   if (plan.tiles.boxes() == 0) return false;  // zeros
   return method != Method::automatic || (plan.products() * bytes <= kMostSumsBytes && cycles(plan, channels_last) < direct.cycles);

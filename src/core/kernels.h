@@ -175,13 +175,14 @@ template <class T>
 using Lines = void (*)(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 outer, i64 run, bool add);
 
 // F(m, r): m outputs of r taps from m + r - 1 products. With one tap all are copies, of m inputs, one weight and m outputs. For the
-// weight's gradient the matrices of weights and outputs are transposed: m gradients to points, points to r taps.
+// weight's gradient the matrices of weights and outputs are transposed: m gradients to points, points to r taps. Products equal to `ones`
+// make every output 1.
+constexpr int kMaxTile = 4, kMaxFilter = 4;
 template <class T>
 struct Transform {
   Lines<T> input, weight, output, from_grad, to_taps;
+  T ones[kMaxTile + kMaxFilter - 1];
 };
-constexpr int kMaxTile = 4, kMaxFilter = 3;
-constexpr int kOnePoint = 1;  // the point whose value reaches every output unchanged
 
 // Half precision to float and back, and pairs of it as words: to[i] = (first[i], second[i]), or (first[i], 0) without a second (halves.h).
 enum class Half { bfloat16, float16 };

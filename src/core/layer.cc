@@ -50,6 +50,9 @@ bool stands_for(Method asked, Method method) {
   return asked == method || asked == Method::automatic || (asked == Method::direct && method < Method::winograd);
 }
 
+// Whether Winograd's tiles are those that suit a call that packs its weights: asked for by name, they are the same for an operator.
+bool counts_packing(Method asked, Use use) { return asked == Method::automatic && use.pack_always; }
+
 // Cycles of packing the weights of a plan over positions.
 double packing(const Plan& plan, Direction dir, i64 bytes, Use use) {
   if (!use.pack_always) return 0;
@@ -87,7 +90,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
         return cycles(plan, lanes) + (use.pack_always ? double(plan.weight_elements()) * kPackRows : 0.0);
       }
       default:
-        return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes), use.pack_always);
+        return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes, counts_packing(asked, use)), use.pack_always);
     }
   };
   const Method last = asked > Method::winograd ? asked : Method::winograd;
@@ -115,7 +118,7 @@ const Candidate& best(const std::vector<Candidate>& candidates) {
 }  // namespace
 
 std::string refusal(Method method, const Spec& spec, Direction direction) {
-  if (method >= Method::winograd) return Winograd::refusal(spec, direction, tile_of(method));
+  if (method >= Method::winograd) return Winograd::refusal(spec);
   if (method != Method::depthwise && method != Method::rows) return {};
   if (method == Method::rows && Depthwise::possible(spec)) return DepthwiseRows::refusal(spec, direction);
   return Depthwise::possible(spec) ? "" : "it is not depthwise: a group has more than one input or output channel, or there is one group";
@@ -135,7 +138,7 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
   method = best(candidates).method, cycles = best(candidates).cycles;
   threads = int(std::min(double(threads), 1 + cycles / kCyclesPerThread));
   if (method >= Method::winograd)
-    plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes);
+    plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes, counts_packing(asked, use));
   else if (method == Method::rows)
     plan = std::make_unique<const DepthwiseRows>(spec, dir, threads, lanes, element_bytes);
   else if (method == Method::depthwise)

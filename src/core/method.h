@@ -6,8 +6,8 @@ namespace tconv {
 
 // positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h). depthwise: lanes over the groups of
 // depthwise layers (depthwise.h). rows: lanes along their rows (depthwise_rows.h). direct: the fastest of these. winograd: winograd.h with
-// its default tiles, or with tiles of 2 or 4 positions. automatic: the fastest of all whose error stays small. The weight's gradient has
-// one direct way, whatever its name.
+// tiles that are estimated fastest, or with those of 2 or 4 positions. automatic: the fastest of all whose error stays small. The weight's
+// gradient has one direct way, whatever its name.
 enum class Method { automatic, direct, positions, channels, depthwise, rows, winograd, winograd2, winograd4 };
 constexpr const char* kMethods[] = {"auto", "direct", "positions", "channels", "depthwise", "rows", "winograd", "winograd2", "winograd4"};
 constexpr const char* name(Method m) { return kMethods[int(m)]; }

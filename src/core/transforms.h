@@ -6,7 +6,8 @@
 //
 // Multiplying polynomials at points p[i] and putting the product together again is such an algorithm for the full product, and its
 // transpose is one for the filter: A and G evaluate at the points, B^T holds the polynomials through all points but one. The
-// denominators go to G, which is applied once a weight. See vec.h for what may be included here.
+// denominators go to G, which is applied once a weight. The last point of every transform is infinity. See vec.h for what may be
+// included here.
 #pragma once
 
 #include "kernels.h"
@@ -21,9 +22,18 @@ struct Matrix {
   double at[Rows][Columns];
 };
 
-// Finite points in the order they are taken; the last point of every transform is infinity. Point 1 is where constants are added:
-// its value reaches every output with factor 1 (kOnePoint).
-constexpr double kPoints[] = {0, 1, -1, 0.5, -2};
+// The finite points. 2 and 3 of them cost additions alone; more round least with these, of the fractions that are exact in binary:
+// F(4, 2) and F(3, 3) half as much an axis as with 0, 1, -1 and 1/2.
+template <int N>
+constexpr double kPoints[N] = {};
+template <>
+constexpr double kPoints<2>[2] = {1, -1};
+template <>
+constexpr double kPoints<3>[3] = {0, 1, -1};
+template <>
+constexpr double kPoints<4>[4] = {0.375, -0.375, 1.25, -1.25};
+template <>
+constexpr double kPoints<5>[5] = {0, 0.6875, -0.6875, 1.5, -1.5};
 
 // y[j] takes p^j of every finite point, and of infinity the leading coefficient.
 template <int M, int R>
@@ -32,7 +42,7 @@ constexpr Matrix<M, M + R - 1> output_transform() {
   Matrix<M, n> a{};
   for (int i = 0; i + 1 < n; ++i) {
     double power = 1;
-    for (int j = 0; j < M; ++j, power *= kPoints[i]) a.at[j][i] = power;
+    for (int j = 0; j < M; ++j, power *= kPoints<n - 1>[i]) a.at[j][i] = power;
   }
   a.at[M - 1][n - 1] = 1;
   return a;
@@ -48,7 +58,7 @@ constexpr Matrix<M + R - 1, M + R - 1> input_transform() {
     for (int j = 0, degree = 0; j + 1 < n; ++j) {
       if (j == i) continue;
       ++degree;
-      for (int c = degree; c >= 0; --c) b.at[i][c] = (c > 0 ? b.at[i][c - 1] : 0) - kPoints[j] * b.at[i][c];
+      for (int c = degree; c >= 0; --c) b.at[i][c] = (c > 0 ? b.at[i][c - 1] : 0) - kPoints<n - 1>[j] * b.at[i][c];
     }
   }
   return b;
@@ -60,8 +70,8 @@ constexpr Matrix<M + R - 1, R> weight_transform() {
   Matrix<n, R> g{};
   for (int i = 0; i + 1 < n; ++i) {
     double power = 1;
-    for (int j = 0; j + 1 < n; ++j) power /= j == i ? 1 : kPoints[i] - kPoints[j];
-    for (int k = 0; k < R; ++k, power *= kPoints[i]) g.at[i][k] = power;
+    for (int j = 0; j + 1 < n; ++j) power /= j == i ? 1 : kPoints<n - 1>[i] - kPoints<n - 1>[j];
+    for (int k = 0; k < R; ++k, power *= kPoints<n - 1>[i]) g.at[i][k] = power;
   }
   g.at[n - 1][R - 1] = 1;
   return g;
@@ -151,16 +161,28 @@ void lines(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 o
   }
 }
 
+// The products that make every output 1 are the values at 1 of the polynomials that are 1 at one point and 0 at the others.
 template <class T, int N, int M, int R>
 constexpr void fill_transform(Kernels<T>& k) {
-  k.transform[M][R] = {lines<T, N, InputForm<M, R>>, lines<T, N, WeightForm<M, R>>, lines<T, N, OutputForm<M, R>>,
-                       lines<T, N, TransposedForm<OutputForm<M, R>>>, lines<T, N, TransposedForm<WeightForm<M, R>>>};
+  constexpr int n = M + R - 1;
+  k.transform[M][R] = {lines<T, N, InputForm<M, R>>,
+                       lines<T, N, WeightForm<M, R>>,
+                       lines<T, N, OutputForm<M, R>>,
+                       lines<T, N, TransposedForm<OutputForm<M, R>>>,
+                       lines<T, N, TransposedForm<WeightForm<M, R>>>,
+                       {}};
+  for (int i = 0; i + 1 < n; ++i) {
+    double one = 1;
+    for (int j = 0; j + 1 < n; ++j) one *= j == i ? 1 : (1 - kPoints<n - 1>[j]) / (kPoints<n - 1>[i] - kPoints<n - 1>[j]);
+    k.transform[M][R].ones[i] = T(one);
+  }
 }
 
 template <class T, int N, int M>
 constexpr void fill_copies(Kernels<T>& k) {
-  k.transform[M][1] = {lines<T, N, CopyForm<M>>, lines<T, N, CopyForm<1>>, lines<T, N, CopyForm<M>>, lines<T, N, CopyForm<M>>,
-                       lines<T, N, CopyForm<1>>};
+  k.transform[M][1] = {lines<T, N, CopyForm<M>>, lines<T, N, CopyForm<1>>, lines<T, N, CopyForm<M>>,
+                       lines<T, N, CopyForm<M>>, lines<T, N, CopyForm<1>>, {}};
+  for (int i = 0; i < M; ++i) k.transform[M][1].ones[i] = 1;
   if constexpr (M > 1) fill_copies<T, N, M - 1>(k);
 }
 
@@ -171,7 +193,9 @@ constexpr void fill_transforms(Kernels<T>& k) {
   fill_transform<T, N, 3, 2>(k);
   fill_transform<T, N, 4, 2>(k);
   fill_transform<T, N, 2, 3>(k);
+  fill_transform<T, N, 3, 3>(k);
   fill_transform<T, N, 4, 3>(k);
+  fill_transform<T, N, 2, 4>(k);
 }
 
 }  // namespace

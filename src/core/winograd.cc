@@ -25,7 +25,7 @@ template <class T>
 struct PointRows {
   std::vector<const T*> from;
   std::vector<T*> to;
-  bool constant;  // what is added here reaches every output of a tile, once
+  T ones;  // what makes every output of a tile 1
   i64 height;
 };
 
@@ -76,14 +76,14 @@ std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f) const {
   i64 point = 0;
   each(points, [&](const i64* p) {
     i64 weights = 0;
-    bool constant = true;
+    T ones = 1;
     for (int i = 0; i < 3; ++i) {
       const Winograd::Class& c = *f.along[i];
       weights = weights * c.weights + (c.weights > 1 ? p[i] : 0);
-      constant = constant && (c.taps == 1 || p[i] == kOnePoint);
+      ones *= k.transform[w.axis[i].tile][c.taps].ones[p[i]];
     }
     PointRows<T>& rows = found[std::size_t(weights)];
-    rows.constant = constant;
+    rows.ones = ones;
     for (i64 t = 0; t < tiles; ++t) {
       rows.from.push_back(at.inputs + (point * tiles + t) * at.pitch);
       rows.to.push_back(at.products + t * at.product_pitch + point * w.block);
@@ -99,12 +99,15 @@ std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f) const {
 template <class T>
 void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const T* weights, const T* bias) const {
   const i64 part = even(depth, w.terms), none = 0;
+  alignas(64) T constant[kGatherVecs * 16];
   for (const PointRows<T>& p : points) {
+    const bool constants = bias && p.ones != 0;
+    for (i64 m = 0; constants && m < w.block; ++m) constant[m] = p.ones * bias[m];
     const i64 count = i64(p.from.size());
     for (i64 c = 0; c < depth; c += part)
       for (i64 r = 0; r < count; r += p.height)
         k.gathered[kGatherVecs][std::min(p.height, count - r)](c, std::min(depth, c + part), 1, p.from.data() + r, &none, weights,
-                                                               p.to.data() + r, p.constant ? bias : nullptr, c > 0);
+                                                               p.to.data() + r, constants ? constant : nullptr, c > 0);
     weights += depth * w.block;
   }
 }

@@ -8,6 +8,9 @@
 //   inputs of a tile    k4 s2, m = 3            k3 s2, m = 3                          k5 s2, m = 2
 //   x[q-1 .. q+2]  ->   4 points, 2 phases      4 points, phase 0;  3 copies, phase 1      4 points, phase 0;  3 points, phase 1
 //
+// With one position more a tile of any of them takes 5 points: fewer products, and more rounding (transforms.h), hence shorter sums. Which
+// tiles an axis takes is what is estimated fastest.
+//
 // The crop lo puts the first and last outputs of some phases at positions of their own, one more than any phase has. Where that one costs
 // a tile, on maps of few positions, phases are counted from the first output instead: out[s q + po] has the taps of the phase (po + lo)
 // mod s, and those of one number of taps may read inputs one step apart, hence be two classes.
@@ -33,10 +36,11 @@ namespace tconv {
 constexpr i64 kRoomBytes = 16 << 10;  // what lies between the transforms along two axes, in the first-level cache
 
 struct Winograd {
-  // `tile` is m, or 0 for the default of each axis. Look at `refusal` first: nothing else is set where it says something.
-  Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads, i64 element_bytes);
+  // `tile` is m, or 0 for what is estimated fastest on each axis, in calls that transform the weights anew or not. Look at `refusal` first:
+  // nothing else is set where it says something.
+  Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads, i64 element_bytes, bool with_weights);
 
-  static std::string refusal(const Spec& spec, Direction direction, int tile);
+  static std::string refusal(const Spec& spec);
 
   // Phases of one axis that have the same number of taps and read the same inputs.
   struct Class {
@@ -84,6 +88,7 @@ struct Winograd {
   void grow_box(i64 most, i64 more = 0);
   i64 boxes() const { return ceil_div(batch, images) * around(); }
   i64 around() const { return axis[0].turns * axis[1].turns * axis[2].turns; }
+  double tile_cycles() const;  // of a group and all images
   i64 weight_elements() const { return groups * blocks * block * channels * weights; }
 
   // Elements from tile to tile of V and of M, and of each half of what lies between the transforms along two axes.
@@ -109,6 +114,7 @@ struct Winograd {
   }
 
  private:
+  void choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, bool with_weights);
   void make_families();
   double end(i64 wide) const;                // with runs of so many blocks
   i64 room_of_box(i64 element_bytes) const;  // tiles

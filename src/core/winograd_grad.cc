@@ -158,7 +158,8 @@ void Task<T>::transform_products(T* sums) const {
 }  // namespace
 
 WinogradGrad::WinogradGrad(const Spec& spec, const Isa& isa, int tile, int threads_, i64 bytes)
-    : tiles(of_task(spec, std::min(kMostInputs, spec.in_channels / spec.groups), kMostOutputs), Direction::forward, isa, tile, 1, bytes),
+    : tiles(of_task(spec, std::min(kMostInputs, spec.in_channels / spec.groups), kMostOutputs), Direction::forward, isa, tile, 1, bytes,
+            false),
       groups(spec.groups),
       inputs(spec.in_channels / groups),
       outputs(spec.out_channels / groups),
@@ -168,8 +169,8 @@ WinogradGrad::WinogradGrad(const Spec& spec, const Isa& isa, int tile, int threa
   lanes = round_up(inputs_at_once, tiles.lanes);
   outputs_at_once = std::clamp<i64>(kProductBytes / bytes / (tiles.weights * lanes), 1, std::min(outputs, kMostOutputs));
   outputs_at_once = even(outputs, outputs_at_once);
-  tiles.grow_box(
-      std::clamp(kPanelBytes / bytes / (tiles.points * (pitch(inputs_at_once) + pitch(outputs_at_once))), kFewestTiles, kMostTiles));
+  tiles.grow_box(std::clamp(kPanelBytes / bytes / (tiles.points * (pitch(inputs_at_once) + pitch(outputs_at_once))), kFewestTiles,
+                            std::min(kMostTiles, tiles.terms)));
   const i64 weights = groups * outputs * taps * round_up(inputs, tiles.lanes) * bytes;
   spans = std::clamp<i64>(std::min(tiles.boxes() / kBoxesOfSpan, kSpannedBytes / weights), 1, kMostSpans);
   if (spans > 1) spans -= spans % 2;  // threads are an even number, mostly

@@ -21,10 +21,8 @@
 namespace tconv {
 
 struct WinogradGrad {
-  // Look at `refusal` first.
+  // Look at Winograd::refusal first.
   WinogradGrad(const Spec& spec, const Isa& isa, int tile, int threads, i64 element_bytes);
-
-  static std::string refusal(const Spec& spec, int tile) { return Winograd::refusal(spec, Direction::forward, tile); }
 
   Winograd tiles;                       // and their boxes, as a task sees them
   i64 groups, inputs, outputs, taps;    // channels of a group

@@ -14,8 +14,12 @@ constexpr i64 kFewWeightBytes = 1 << 20, kManyWeightBytes = 24 << 20;
 constexpr i64 kFewInputBytes = 384 << 10, kInputBytes = 768 << 10, kManyInputBytes = 1280 << 10;
 constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12;
 
-// So few products of an axis are worth tiles of 2, or phases that read inputs of their own.
-constexpr double kFewer = 0.85;
+// Axes whose tiles take so many points round worse: of two axes both may, of three one. Each has to save so much of the time.
+constexpr i64 kManyPoints = 5;
+constexpr double kWorthPoints = 0.02;
+
+// Products of an axis, beside those of simpler tiles, that are few enough to consider.
+constexpr double kFewer = 0.97;
 
 // Of a task: reading a block's weights takes as long as multiplying so many tiles by them, and transforming the inputs as so many blocks.
 constexpr double kWeightTiles = 6, kInputBlocks = 0.5;
@@ -52,19 +56,20 @@ Winograd::Along make_axis(const Axis& from, bool forward, i64 tile, bool shifted
   return a;
 }
 
-// Tiles of 3 positions where no phase has more than 2 taps, of 2 where one has 3: both take 4 points, and errors grow little. Phases that
-// read the same inputs, which a crop puts at positions of their own. Where that leaves much of the last tile idle, which counts on small
-// maps (k4 s2 p1 of 4: 5 positions), tiles of 2, which take 3 points, or phases from position 0 on, or both.
-Winograd::Along best_axis(const Axis& from, bool forward, int wanted) {
-  const i64 taps = most_taps(from), usual = taps == 1 ? 1 : wanted ? wanted : taps == 2 ? 3 : 2;
-  Winograd::Along best = make_axis(from, forward, usual, false);
-  if (taps == 1) return best;
+// The tiles that an axis may have, the simpler ones first: of 2 or 3 positions, which take 3 or 4 points, or one position more, which
+// take 5. Phases read the same inputs, while a crop puts them at positions of their own; or they are counted from the first output on,
+// where that saves a tile, which counts on small maps (k4 s2 p1 of 4: 5 positions).
+std::vector<Winograd::Along> choices(const Axis& from, bool forward, i64 wanted) {
+  const i64 taps = most_taps(from);
+  std::vector<Winograd::Along> found;
   for (bool shifted : {false, true})
-    for (i64 tile : {usual, wanted ? usual : i64(2)})
-      if (forward || !shifted)
-        if (Winograd::Along other = make_axis(from, forward, tile, shifted); double(other.products()) < kFewer * double(best.products()))
-          best = std::move(other);
-  return best;
+    for (i64 tile : {std::max<i64>(2, kManyPoints - taps), i64(2), kManyPoints + 1 - taps}) {
+      if (shifted && (!forward || taps == 1)) continue;
+      Winograd::Along next = make_axis(from, forward, taps == 1 ? 1 : wanted && taps < kMaxFilter ? wanted : tile, shifted);
+      const auto fewer = [&](const auto& other) { return double(next.products()) < kFewer * double(other.products()); };
+      if (std::all_of(found.begin(), found.end(), fewer)) found.push_back(std::move(next));
+    }
+  return found;
 }
 
 }  // namespace
@@ -83,41 +88,65 @@ i64 Winograd::Along::products() const {
   return tiles * all;
 }
 
-std::string Winograd::refusal(const Spec& spec, Direction, int tile) {
-  bool any = false;
+std::string Winograd::refusal(const Spec& spec) {
+  int several = 0, most = 0;  // axes with more than one tap in a phase, and with as many as there are transforms for
   for (const Axis& a : spec.axis) {
     if (a.dilation != 1 && a.kernel > 1) return "its taps are dilated";
     if (a.kernel < a.stride) return "a kernel smaller than its stride leaves phases without taps";
     if (a.stride > 64) return "its strides are longer than 64";
     const i64 taps = most_taps(a);
-    if (taps > kMaxFilter) return "a stride phase has more than 3 taps";
-    if (taps == 3 && tile == 3) return "F(3, 3) is not among its transforms";
-    any = any || taps > 1;
+    if (taps > kMaxFilter) return "a stride phase has more than 4 taps";
+    several += taps > 1, most += taps == kMaxFilter;
   }
-  return any ? "" : "no stride phase has more than 1 tap along an axis";
+  if (several == 3 && most > 1) return "4 taps along two of three axes would round too much";
+  return several ? "" : "no stride phase has more than 1 tap along an axis";
 }
 
-Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads_, i64 element_bytes)
-    : batch(spec.batch), groups(spec.groups), threads(threads_) {
+Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads_, i64 element_bytes, bool with_weights)
+    : batch(spec.batch), groups(spec.groups) {
   const bool forward = direction == Direction::forward;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
   lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   block = kGatherVecs * lanes;
   blocks = ceil_div(outputs, block);
-  for (int i = 0; i < 3; ++i) axis[i] = best_axis(spec.axis[i], forward, tile);
-  make_families();
+  choose_tiles(spec, forward, tile, element_bytes, with_weights);
+  threads = threads_;
   share_out(room_of_box(element_bytes));
   room = std::max(points * std::max(channels, block), kRoomBytes / element_bytes);
-  // Three transforms one after the other would triple the rounding of sums as long as the direct ones.
-  const auto transformed = std::count_if(axis, axis + 3, [](const Along& a) { return a.classes.front().taps > 1; });
-  terms = transformed > 2 ? kTerms / 2 : kTerms;
   // One family: its inputs stay, and the sums of some blocks go out before the next ones begin. Several: one after the other.
   blocks_at_once = families.size() > 1 ? blocks_per_run
                                        : std::clamp<i64>(kSumsBytes / (images * out_positions * block * element_bytes), 1, blocks_per_run);
 }
 
+// Of all tiles that the axes may have those that take the fewest cycles, on one thread: they round differently. Rounding grows with every
+// axis of many points, and with three transforms on one another: shorter parts of sums make up for it.
+void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, bool with_weights) {
+  std::vector<Along> of[3];
+  for (int i = 0; i < 3; ++i) of[i] = choices(spec.axis[i], forward, wanted);
+  const bool deep = std::all_of(spec.axis, spec.axis + 3, [](const Axis& a) { return most_taps(a) > 1; });
+  const double never = 1e300;
+  threads = 1;
+  const auto take = [&](const std::array<std::size_t, 3>& choice) {
+    for (std::size_t i = 0; i < 3; ++i) axis[i] = of[i][choice[i]];
+    const auto many = std::count_if(axis, axis + 3, [](const Along& a) { return a.classes.front().points >= kManyPoints; });
+    terms = kTerms >> (many + deep);
+    make_families();
+    share_out(room_of_box(element_bytes));
+    if (!wanted && many > (deep ? 1 : 2)) return never;
+    return (1 + kWorthPoints * double(many)) * cycles(*this, with_weights);
+  };
+  std::array<std::size_t, 3> best{};
+  double least = never;
+  for (std::size_t d = 0; d < of[0].size(); ++d)
+    for (std::size_t h = 0; h < of[1].size(); ++h)
+      for (std::size_t w = 0; w < of[2].size(); ++w)
+        if (const double all = take({d, h, w}); all < least) least = all, best = {d, h, w};
+  take(best);
+}
+
 void Winograd::make_families() {
+  families.clear();
   weights = depth = points = 0;
   for (const Class& d : axis[0].classes)
     for (const Class& h : axis[1].classes)
@@ -208,24 +237,29 @@ void Winograd::grow_box(i64 most, i64 more) {
   }
 }
 
-// Factors from layers of 64 to 512 channels. The transforms wait for the second-level cache: 10 cycles a vector of inputs and point,
-// 8 a vector of products or outputs; a product costs a tile's row 8 cycles besides its terms.
-double cycles(const Winograd& w, bool with_weights) {
-  const double tiles = double(w.batch) * double(w.axis[0].tiles) * double(w.axis[1].tiles) * double(w.axis[2].tiles);
-  const double vectors = double(ceil_div(w.channels, w.lanes)), blocks = double(w.blocks);
-  double products = 0, transforms = 0, tile = 1, moved_in = double(w.channels), moved_out = double(w.outputs);
-  for (const Winograd::Along& a : w.axis) tile *= double(a.tile), moved_in *= double(a.in_size), moved_out *= double(a.out_size);
-  for (const Winograd::Family& f : w.families) {
-    products += 1.05 * double(f.points * f.outs) * blocks * double(f.ins * w.channels + 8);
-    transforms += 10 * double(f.points * f.ins) * vectors + 8.0 * kGatherVecs * double(f.outs) * blocks * (double(f.points) + tile);
+// Products and transforms of all tiles. Factors from layers of 64 to 512 channels: the transforms wait for the second-level cache, 10
+// cycles a vector of inputs and point, 8 a vector of products or outputs; a product costs a tile's row 8 cycles a part besides its terms.
+double Winograd::tile_cycles() const {
+  const double vectors = double(ceil_div(channels, lanes)), of_blocks = double(blocks);
+  double all = double(batch), tile = 1, cycles = 0;
+  for (const Along& a : axis) all *= double(a.tiles), tile *= double(a.tile);
+  for (const Family& f : families) {
+    const i64 sum = f.ins * channels;
+    cycles += 1.05 * double(f.points * f.outs) * of_blocks * double(sum + 8 * ceil_div(sum, terms));
+    cycles += 10 * double(f.points * f.ins) * vectors + 8.0 * kGatherVecs * double(f.outs) * of_blocks * (double(f.points) + tile);
   }
+  return all * cycles;
+}
+
+double cycles(const Winograd& w, bool with_weights) {
+  double moved_in = double(w.channels), moved_out = double(w.outputs);
+  for (const Winograd::Along& a : w.axis) moved_in *= double(a.in_size), moved_out *= double(a.out_size);
   const double weights = double(w.weights * w.channels * w.blocks * w.block),
                moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
   // Weights too many for a share of the third-level cache hold everything up.
   const double bytes = weights * (w.lanes >= 8 ? 4 : 8), large = std::clamp(1.5 * bytes / double(kManyWeightBytes) - 0.5, 0.0, 1.0);
   const double read = bytes > double(kManyWeightBytes) ? 0.55 : 0.15 + 0.15 * large;
-  const double all =
-      tiles * (products + transforms) + moved + read * double(w.boxes()) * weights + (with_weights ? (1 + 1.5 * large) * weights : 0.0);
+  const double all = w.tile_cycles() + moved + read * double(w.boxes()) * weights + (with_weights ? (1 + 1.5 * large) * weights : 0.0);
   return kAgainstDirect * double(w.groups) * all;
 }
 
