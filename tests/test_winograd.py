@@ -247,7 +247,7 @@ def test_sums_of_the_weight_in_spans_and_chunks():
 
 def test_weights_transformed_for_one_call_count():
     """Large weights and a small map: an Operator may keep transformed weights that a single call would not pay for."""
-    problem = _core.Problem(1, 512, 512, 1, [8, 8], [3, 3], [1, 1], [1, 1], [(1, 1), (1, 1)], False, True)
+    problem = _core.Problem(1, 512, 512, 1, [4, 4], [3, 3], [1, 1], [1, 1], [(1, 1), (1, 1)], False, True)
     once, always = (_core.Stencil(problem, True, "float32", f"auto_{BEST}", 1, pack_always) for pack_always in (False, True))
     assert once.candidates[-1][1] < always.candidates[-1][1]
     assert not always.kernel.startswith("winograd")

@@ -143,6 +143,7 @@ class Stencil {
     const Isa& of = layer().isa;
     return dtype_ == Dtype::float64 ? of.f64->lanes : of.f32->lanes * (of.dot > 0 ? 2 : 1);
   }
+  double multiply() const { return layer().isa.multiply; }  // cycles of two vectors of products
   i64 workspace_bytes() const { return layer().workspace() * (dtype_ == Dtype::float64 ? 8 : 4); }
 
   // (method, estimated cycles on one thread or None, why it was refused or ""), in the order of consideration.
@@ -319,6 +320,7 @@ NB_MODULE(_core, m) {
       .def_prop_ro("candidates", &Stencil::candidates)
       .def_prop_ro("threads", &Stencil::threads)
       .def_prop_ro("lanes", &Stencil::lanes)
+      .def_prop_ro("multiply", &Stencil::multiply)
       .def_prop_ro("workspace_bytes", &Stencil::workspace_bytes)
       .def_prop_ro("signature", &Stencil::signature)
       .def("apply", &Stencil::apply, nb::arg("x").noconvert(), nb::arg("weight").noconvert(), nb::arg("bias").noconvert().none(),

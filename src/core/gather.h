@@ -21,7 +21,7 @@
 namespace tconv {
 
 struct Gather {
-  Gather(const Spec& spec, Direction direction, int threads, int lanes, i64 element_bytes);
+  Gather(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes);
   Gather(const Gather&) = delete;  // triples point into classes
 
   // Outputs of one axis that read the same taps; in merged classes a tap may fall outside the input for some of them.
@@ -54,7 +54,8 @@ struct Gather {
   i64 blocks_at_once;             // whose sums fit a second-level cache
   i64 slab_outputs, slab_inputs;  // positions of the largest slab
   int threads;
-  bool large;  // outputs that go past the caches
+  bool large;       // outputs that go past the caches
+  double multiply;  // cycles of two vectors of multiply-adds
 
   // Whether each weight is read by one task, which may then pack it itself: into a cache, not by way of memory.
   bool reads_weights_once() const { return batch <= images && slabs.size() == 1; }

@@ -75,9 +75,10 @@ i64 joined_taps(const Gather& g, const Gather::Class& w, i64 pixel) {
   return pixel == g.channels ? std::max<i64>(1, i64(w.taps.size())) : 1;
 }
 
-Gather::Gather(const Spec& spec, Direction direction, int threads_, int lanes, i64 element_bytes)
-    : batch(spec.batch), groups(spec.groups), threads(threads_) {
+Gather::Gather(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
+    : batch(spec.batch), groups(spec.groups), threads(threads_), multiply(isa.multiply) {
   const bool forward = direction == Direction::forward;
+  const i64 lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
   vecs = outputs <= lanes || (outputs > 2 * lanes && outputs <= 3 * lanes) ? 1 : kGatherVecs;  // the fewest idle lanes
@@ -174,13 +175,15 @@ double cycles(const Gather& g, bool channels_last) {
   const double read = g.weight_elements() >= kManyWeights ? 0.3 : 0.1;
   double terms = 0, weights = 0, moved = 0, listed = 0;  // listed: pointers of rows, worked out for some images at a time
   const double rounds = double(ceil_div(g.batch, g.images)), wide = g.vecs == 1 ? 0.65 : 1.0;  // of one vector, loads count as well
+  const double each = double(g.vecs) / kGatherVecs;
   for (const Gather::Slab& s : g.slabs) {
     for (const Gather::Triple& t : s.triples) {
       const i64 rows = t.rows() * g.images, row = i64(t.along[2]->outputs.size()),
                 joined = joined_taps(g, *t.along[2], channels_last ? g.channels : g.pixel_pitch());
-      // Two multiply-adds a cycle, or four cycles of latency a tile; a little for pointers and for storing sums.
+      // Multiply-adds, or four cycles of latency a tile; a little for pointers and for storing sums.
       const i64 tiles = t.stepped ? rows / row * ceil_div(row, kMaxRows) : ceil_div(rows, kMaxRows);
-      terms += rounds * double(t.taps()) * std::max((t.stepped ? 1.07 : 1.1) * wide * double(rows), 4.0 * double(tiles));
+      terms += rounds * double(t.taps()) *
+               std::max(products_take(each, (t.stepped ? 1.07 : 1.1) * wide, g.multiply) * double(rows), 4.0 * double(tiles));
       weights += rounds * double(t.taps() * g.channels * g.blocks * g.block);
       moved += scattered * double(g.batch * t.rows() * g.outputs);
       listed += t.stepped ? rounds * double(g.blocks * tiles) * (30.0 + 20.0 * double(t.taps() / joined))

@@ -90,8 +90,8 @@ double estimate(const GradWeight& p, bool rows_lie) {
     products *= joined, x *= double(a.size), dy *= double(a.size) * double(a.stride);
   }
   const double row = std::min(double(p.axis[2].size), double(p.part));  // what lies beyond the border along a row is multiplied as well
-  return (0.58 + 1.8 / row) * products + 4 * x * double(p.output_chunks()) + (rows_lie ? 4 : 8) * dy * double(p.block_chunks()) +
-         1.5 * vectors * double(p.outputs * p.taps);
+  return (products_take(0.5, 0.58, p.isa.multiply) + 1.8 / row) * products + 4 * x * double(p.output_chunks()) +
+         (rows_lie ? 4 : 8) * dy * double(p.block_chunks()) + 1.5 * vectors * double(p.outputs * p.taps);
 }
 
 // How many spans there are: of small weights always some, of larger ones as many as are cheap to keep.

@@ -263,6 +263,7 @@ struct Isa {
   const Halves* half;
   const Isa* dots;  // or null
   double dot;
+  double multiply;  // cycles that two vectors of multiply-adds take
 
   template <class T>
   const Kernels<T>& kernels() const;
@@ -275,6 +276,12 @@ inline const Kernels<float>& Isa::kernels<float>() const {
 template <>
 inline const Kernels<double>& Isa::kernels<double>() const {
   return *f64;
+}
+
+// Cycles that `ideal` ones of two multiply-adds each take: so many with loads and the like, which slower multiply-adds hide.
+inline double products_take(double ideal, double with_loads, double multiply) {
+  const double alone = 1.03 * multiply * ideal;
+  return alone < with_loads ? with_loads : alone;
 }
 
 const Isa* isas(int* count);            // everything compiled in, best first

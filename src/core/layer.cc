@@ -50,8 +50,8 @@ bool stands_for(Method asked, Method method) {
   return asked == method || asked == Method::automatic || (asked == Method::direct && method < Method::winograd);
 }
 
-// Whether Winograd's tiles are those that suit a call that packs its weights: asked for by name, they are the same for an operator.
-bool counts_packing(Method asked, Use use) { return asked == Method::automatic && use.pack_always; }
+// What Winograd's tiles are chosen for: asked for by name, they are the same in a call and in an operator.
+Serves serves(Method asked, Use use) { return asked == Method::automatic && use.pack_always ? Serves::calls : Serves::operators; }
 
 // Cycles of packing the weights of a plan over positions.
 double packing(const Plan& plan, Direction dir, i64 bytes, Use use) {
@@ -79,7 +79,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
         return by_positions.raw ? (1 + kRawShare) * cycles(by_positions, use.channels_last)
                                 : cycles(by_positions, use.channels_last) + packing(by_positions, dir, bytes, use);
       case Method::channels: {
-        const Gather plan(spec, dir, 1, lanes, bytes);
+        const Gather plan(spec, dir, isa, 1, bytes);
         return cycles(plan, use.channels_last) +
                (use.pack_always ? double(plan.weight_elements()) * pack_channels(dir, large, plan.reads_weights_once()) : 0.0);
       }
@@ -90,7 +90,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
         return cycles(plan, lanes) + (use.pack_always ? double(plan.weight_elements()) * kPackRows : 0.0);
       }
       default:
-        return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes, counts_packing(asked, use)), use.pack_always);
+        return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes, serves(asked, use)), use.pack_always);
     }
   };
   const Method last = asked > Method::winograd ? asked : Method::winograd;
@@ -138,13 +138,13 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
   method = best(candidates).method, cycles = best(candidates).cycles;
   threads = int(std::min(double(threads), 1 + cycles / kCyclesPerThread));
   if (method >= Method::winograd)
-    plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes, counts_packing(asked, use));
+    plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes, serves(asked, use));
   else if (method == Method::rows)
     plan = std::make_unique<const DepthwiseRows>(spec, dir, threads, lanes, element_bytes);
   else if (method == Method::depthwise)
     plan = std::make_unique<const Depthwise>(spec, dir, threads);
   else if (method == Method::channels)
-    plan = std::make_unique<const Gather>(spec, dir, threads, lanes, element_bytes);
+    plan = std::make_unique<const Gather>(spec, dir, isa, threads, element_bytes);
   else
     plan = std::unique_ptr<const Plan>(threads == 1 ? std::move(by_positions) : over_positions(threads));
 }

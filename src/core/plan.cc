@@ -79,6 +79,7 @@ struct Tiling {
   i64 height, wide, lanes, element_bytes;
   double terms;
   bool woven;
+  double multiply;  // cycles of two vectors of multiply-adds
 
   double cycles(i64 positions) const {
     const i64 vectors = ceil_div(positions, lanes), rest = vectors % wide;
@@ -86,7 +87,9 @@ struct Tiling {
   }
 
  private:
-  double cycles_of(i64 v) const { return tap_cycles(double(height), double(v), double(lanes * element_bytes)) + kTileCycles / terms; }
+  double cycles_of(i64 v) const {
+    return tap_cycles(double(height), double(v), double(lanes * element_bytes), multiply) + kTileCycles / terms;
+  }
 };
 
 // Where strips break: vectors that run on waste the lanes between rows (or slabs), those that stop waste lanes at the end. Rows of their
@@ -341,13 +344,13 @@ void place_rows(const Plan& p, const Kernels<T>& k, const RowGroup& g, i64 outpu
 }
 
 template <class T>
-Tiling main_tile(const Plan& p, const Kernels<T>& k) {
+Tiling main_tile(const Plan& p, const Kernels<T>& k, double multiply) {
   const i64 run = std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost);
   const i64 rows = p.block * run > kMaxRows ? p.block : p.block * run * (p.axis[1].out_end - p.axis[1].out_begin);
   const i64 multiple = p.woven ? run : 1;
   const int height = tile_rows(k, std::min<i64>(rows, kBlock) / multiple * multiple, kTerms, kMaxVecs, multiple);
   const i64 phases = (p.axis[0].out_end - p.axis[0].out_begin) * (p.axis[1].out_end - p.axis[1].out_begin) * run;
-  return {height, tile_vecs(k, height), k.lanes, sizeof(T), std::max(1.0, double(p.channels * p.taps) / double(phases)), p.woven};
+  return {height, tile_vecs(k, height), k.lanes, sizeof(T), std::max(1.0, double(p.channels * p.taps) / double(phases)), p.woven, multiply};
 }
 
 template <class T>
@@ -424,7 +427,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   blocks = ceil_div(outputs, block);
   large = past_caches(axis, batch * groups * outputs, element_bytes);
   woven = weaves_rows(*this, isa);
-  Tiling tiling = element_bytes == 8 ? main_tile(*this, *isa.f64) : main_tile(*this, *isa.f32);
+  Tiling tiling = element_bytes == 8 ? main_tile(*this, *isa.f64, isa.multiply) : main_tile(*this, *isa.f32, isa.multiply);
   tiling.woven &= rows_lie && weaves_most(*this, tiling.lanes, element_bytes);
   choose_box(*this, tiling, kPanelBytes / element_bytes, threads > 1 ? 3 * threads : 1);
   for (StencilAxis& a : axis) a.extent = a.box + a.shift_max - a.shift_min;

@@ -5,8 +5,8 @@
 
 namespace tconv {
 
-double tap_cycles(double h, double v, double vector_bytes) {
-  const double multiply = h * v / 2, load = (h + (1 + vector_bytes / 64) * v) / 2;
+double tap_cycles(double h, double v, double vector_bytes, double slower) {
+  const double multiply = slower * h * v / 2, load = (h + (1 + vector_bytes / 64) * v) / 2;
   return std::max({multiply * (1 + std::clamp(0.6 * load / multiply - 0.35, 0.0, 0.15)), load, 4.7});
 }
 

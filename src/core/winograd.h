@@ -35,10 +35,13 @@ namespace tconv {
 
 constexpr i64 kRoomBytes = 16 << 10;  // what lies between the transforms along two axes, in the first-level cache
 
+// What tiles are chosen for: an operator, whose weights are transformed; a call that transforms them; the weight's gradient, which loads
+// and stores the sums of all points once a box.
+enum class Serves { operators, calls, gradients };
+
 struct Winograd {
-  // `tile` is m, or 0 for what is estimated fastest on each axis, in calls that transform the weights anew or not. Look at `refusal` first:
-  // nothing else is set where it says something.
-  Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads, i64 element_bytes, bool with_weights);
+  // `tile` is m, or 0 for what is estimated fastest on each axis. Look at `refusal` first: nothing else is set where it says something.
+  Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads, i64 element_bytes, Serves serves);
 
   static std::string refusal(const Spec& spec);
 
@@ -82,6 +85,7 @@ struct Winograd {
   i64 blocks_at_once, runs, blocks_per_run;               // blocks whose sums are held together; runs of blocks shared out to threads
   i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
   int lanes, threads;
+  double multiply;  // cycles of two vectors of multiply-adds
 
   // Boxes of so many tiles at most, and the runs of blocks that share them out; boxes alone, of the first axis that is cut so many more.
   void share_out(i64 most);
@@ -114,7 +118,7 @@ struct Winograd {
   }
 
  private:
-  void choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, bool with_weights);
+  void choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, Serves serves);
   void make_families();
   double end(i64 wide) const;                // with runs of so many blocks
   i64 room_of_box(i64 element_bytes) const;  // tiles

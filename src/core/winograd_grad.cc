@@ -159,7 +159,7 @@ void Task<T>::transform_products(T* sums) const {
 
 WinogradGrad::WinogradGrad(const Spec& spec, const Isa& isa, int tile, int threads_, i64 bytes)
     : tiles(of_task(spec, std::min(kMostInputs, spec.in_channels / spec.groups), kMostOutputs), Direction::forward, isa, tile, 1, bytes,
-            false),
+            Serves::gradients),
       groups(spec.groups),
       inputs(spec.in_channels / groups),
       outputs(spec.out_channels / groups),
@@ -186,7 +186,7 @@ double cycles(const WinogradGrad& p, bool channels_last) {
   double tiles = double(w.batch), transforms = 0, products = 0, turned_x = x * x_again, turned_dy = dy * dy_again;
   for (const Winograd::Along& a : w.axis) tiles *= double(a.tiles), turned_x *= double(a.in_size), turned_dy *= double(a.out_size);
   // A last vector that overlaps the one before it has the next transform wait for both stores.
-  const auto moved = [&](i64 channels, double vectors) { return (vectors + 1) * (channels > w.lanes && channels % w.lanes ? 5 : 1); };
+  const auto moved = [&](i64 channels, double vectors) { return (vectors + 3) * (channels > w.lanes && channels % w.lanes ? 5 : 1); };
   const bool deep = std::all_of(w.axis, w.axis + 3, [](const Winograd::Along& a) { return a.classes.front().taps > 1; });
   for (const Winograd::Family& f : w.families) {
     products += double(f.points * f.outs);
@@ -194,7 +194,7 @@ double cycles(const WinogradGrad& p, bool channels_last) {
   }
   const double few = std::max(1.0, 4 / double(p.outputs_at_once));  // rows too few to hide what an addition takes
   const double sums = double(w.weights) * x * double(p.outputs), turned = channels_last ? 0 : 4 * double(w.batch) * (turned_x + turned_dy);
-  return double(p.groups) * (tiles * (0.52 * few * products * x * double(p.outputs) + transforms) + turned +
+  return double(p.groups) * (tiles * (products_take(0.5, 0.52, w.multiply) * few * products * x * double(p.outputs) + transforms) + turned +
                              sums * (1.5 * double(w.boxes()) + 5 * double(p.spans)));
 }
 

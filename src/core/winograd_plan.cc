@@ -14,9 +14,10 @@ constexpr i64 kFewWeightBytes = 1 << 20, kManyWeightBytes = 24 << 20;
 constexpr i64 kFewInputBytes = 384 << 10, kInputBytes = 768 << 10, kManyInputBytes = 1280 << 10;
 constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12;
 
-// Axes whose tiles take so many points round worse: of two axes both may, of three one. Each has to save so much of the time.
+// Axes whose tiles take so many points round worse: of two axes both may, of three one. Each has to save so much of the time,
+// and more where every point has sums.
 constexpr i64 kManyPoints = 5;
-constexpr double kWorthPoints = 0.02;
+constexpr double kWorthPoints = 0.02, kWorthSums = 0.05;
 
 // Products of an axis, beside those of simpler tiles, that are few enough to consider.
 constexpr double kFewer = 0.97;
@@ -102,16 +103,16 @@ std::string Winograd::refusal(const Spec& spec) {
   return several ? "" : "no stride phase has more than 1 tap along an axis";
 }
 
-Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads_, i64 element_bytes, bool with_weights)
-    : batch(spec.batch), groups(spec.groups) {
+Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads_, i64 element_bytes, Serves serves)
+    : batch(spec.batch), groups(spec.groups), multiply(1) {
   const bool forward = direction == Direction::forward;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
   lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   block = kGatherVecs * lanes;
   blocks = ceil_div(outputs, block);
-  choose_tiles(spec, forward, tile, element_bytes, with_weights);
-  threads = threads_;
+  choose_tiles(spec, forward, tile, element_bytes, serves);  // on every processor the same: they round differently
+  threads = threads_, multiply = isa.multiply;
   share_out(room_of_box(element_bytes));
   room = std::max(points * std::max(channels, block), kRoomBytes / element_bytes);
   // One family: its inputs stay, and the sums of some blocks go out before the next ones begin. Several: one after the other.
@@ -121,11 +122,11 @@ Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int ti
 
 // Of all tiles that the axes may have those that take the fewest cycles, on one thread: they round differently. Rounding grows with every
 // axis of many points, and with three transforms on one another: shorter parts of sums make up for it.
-void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, bool with_weights) {
+void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, Serves serves) {
   std::vector<Along> of[3];
   for (int i = 0; i < 3; ++i) of[i] = choices(spec.axis[i], forward, wanted);
   const bool deep = std::all_of(spec.axis, spec.axis + 3, [](const Axis& a) { return most_taps(a) > 1; });
-  const double never = 1e300;
+  const double never = 1e300, worth = serves == Serves::gradients ? kWorthSums : kWorthPoints;
   threads = 1;
   const auto take = [&](const std::array<std::size_t, 3>& choice) {
     for (std::size_t i = 0; i < 3; ++i) axis[i] = of[i][choice[i]];
@@ -134,7 +135,7 @@ void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 elem
     make_families();
     share_out(room_of_box(element_bytes));
     if (!wanted && many > (deep ? 1 : 2)) return never;
-    return (1 + kWorthPoints * double(many)) * cycles(*this, with_weights);
+    return (1 + worth * double(many)) * cycles(*this, serves == Serves::calls);
   };
   std::array<std::size_t, 3> best{};
   double least = never;
@@ -245,7 +246,7 @@ double Winograd::tile_cycles() const {
   for (const Along& a : axis) all *= double(a.tiles), tile *= double(a.tile);
   for (const Family& f : families) {
     const i64 sum = f.ins * channels;
-    cycles += 1.05 * double(f.points * f.outs) * of_blocks * double(sum + 8 * ceil_div(sum, terms));
+    cycles += products_take(1, 1.05, multiply) * double(f.points * f.outs) * of_blocks * double(sum + 8 * ceil_div(sum, terms));
     cycles += 10 * double(f.points * f.ins) * vectors + 8.0 * kGatherVecs * double(f.outs) * of_blocks * (double(f.points) + tile);
   }
   return all * cycles;

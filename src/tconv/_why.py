@@ -41,7 +41,7 @@ class Why:
     threads: int
     kernel: str
     lanes: int
-    limit: float  # cycles of one core that does two vectors of multiply-adds in each
+    limit: float  # cycles of one core that does two vectors of multiply-adds in each, or one where vectors are halved
     workspace_bytes: int
     weight_bytes: int  # packed; an Operator keeps them
     candidates: tuple[Candidate, ...]
@@ -57,12 +57,15 @@ class Why:
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
+    def _vectors(self) -> str:
+        return "two vectors" if 2 * self.lanes * self.limit <= self.spec.macs else "one vector"
+
     def _lines(self) -> Iterator[str]:
         yield f"{self.spec}, {self.dtype}, {self.layout}"
         rows = {
             "kernel": self.kernel, "threads": f"{self.threads} of {self.threads_allowed} allowed",
             "workspace": f"{self.workspace_bytes / 1024:,.0f} KiB a thread", "weight": f"{self.weight_bytes / 1024:,.0f} KiB packed",
-            "multiply-adds": f"{self.spec.macs:,}; two vectors of {self.lanes} a cycle make the limit, {self.limit:,.0f} cycles of one core",
+            "multiply-adds": f"{self.spec.macs:,}; {self._vectors()} of {self.lanes} a cycle make the limit, {self.limit:,.0f} cycles of one core",
             **{c.method: str(c) for c in self.candidates},
         }  # fmt: skip
         width = max(map(len, rows)) + 2
@@ -82,7 +85,7 @@ def explain(spec: Spec, dtype: str = "float32", layout: str = "channels_first", 
 def why(prepared: Prepared, computed: np.dtype[Any], dtype: str, allowed: int) -> Why:
     """The choice that was made for a prepared layer."""
     spec, layout, core = prepared.problem.spec, prepared.problem.layout, prepared.stencil
-    limit = spec.macs / (2 * core.lanes)
+    limit = core.multiply * spec.macs / (2 * core.lanes)
     candidates = tuple(Candidate(method, cycles, limit / max(cycles, 1.0) if cycles is not None else None, refused)
                        for method, cycles, refused in core.candidates)  # fmt: skip
     return Why(spec, dtype, layout, allowed, core.threads, core.kernel, core.lanes, limit, core.workspace_bytes,
