@@ -92,6 +92,7 @@ struct Winograd {
   void grow_box(i64 most, i64 more = 0);
   i64 boxes() const { return ceil_div(batch, images) * around(); }
   i64 around() const { return axis[0].turns * axis[1].turns * axis[2].turns; }
+  i64 many_points() const;     // on how many axes tiles take as many as round worse
   double tile_cycles() const;  // of a group and all images
   i64 weight_elements() const { return groups * blocks * block * channels * weights; }
 

@@ -19,6 +19,9 @@ constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 
 constexpr i64 kManyPoints = 5;
 constexpr double kWorthPoints = 0.02, kWorthSums = 0.05;
 
+// And how much longer its transforms take: most of their factors are no longer 1 and -1.
+constexpr double kManyTake = 0.06;
+
 // Products of an axis, beside those of simpler tiles, that are few enough to consider.
 constexpr double kFewer = 0.97;
 
@@ -130,7 +133,7 @@ void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 elem
   threads = 1;
   const auto take = [&](const std::array<std::size_t, 3>& choice) {
     for (std::size_t i = 0; i < 3; ++i) axis[i] = of[i][choice[i]];
-    const auto many = std::count_if(axis, axis + 3, [](const Along& a) { return a.classes.front().points >= kManyPoints; });
+    const i64 many = many_points();
     terms = kTerms >> (many + deep);
     make_families();
     share_out(room_of_box(element_bytes));
@@ -238,16 +241,21 @@ void Winograd::grow_box(i64 most, i64 more) {
   }
 }
 
+i64 Winograd::many_points() const {
+  return std::count_if(axis, axis + 3, [](const Along& a) { return a.classes.front().points >= kManyPoints; });
+}
+
 // Products and transforms of all tiles. Factors from layers of 64 to 512 channels: the transforms wait for the second-level cache, 10
-// cycles a vector of inputs and point, 8 a vector of products or outputs; a product costs a tile's row 8 cycles a part besides its terms.
+// cycles a vector of inputs and point, 8 a vector of products or outputs, longer where there are many points; a product costs a tile's row
+// 8 cycles a part besides its terms.
 double Winograd::tile_cycles() const {
-  const double vectors = double(ceil_div(channels, lanes)), of_blocks = double(blocks);
+  const double vectors = double(ceil_div(channels, lanes)), of_blocks = double(blocks), each = 1 + kManyTake * double(many_points());
   double all = double(batch), tile = 1, cycles = 0;
   for (const Along& a : axis) all *= double(a.tiles), tile *= double(a.tile);
   for (const Family& f : families) {
     const i64 sum = f.ins * channels;
     cycles += products_take(1, 1.05, multiply) * double(f.points * f.outs) * of_blocks * double(sum + 8 * ceil_div(sum, terms));
-    cycles += 10 * double(f.points * f.ins) * vectors + 8.0 * kGatherVecs * double(f.outs) * of_blocks * (double(f.points) + tile);
+    cycles += each * (10 * double(f.points * f.ins) * vectors + 8 * kGatherVecs * double(f.outs) * of_blocks * (double(f.points) + tile));
   }
   return all * cycles;
 }
