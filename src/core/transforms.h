@@ -148,6 +148,20 @@ inline void lanes_of(const T* from, i64 from_line, T* to, i64 to_line, bool add)
   }
 }
 
+// Fewer lanes than a vector's, by way of one: scalar code could round differently, where products and sums are joined, and how many lanes
+// there are may depend on the number of threads.
+template <class T, int N, class Form>
+void few_lanes(const T* from, i64 from_line, T* to, i64 to_line, i64 count, bool add) {
+  T in[Form::matrix.columns * N] = {}, out[Form::matrix.rows * N] = {};
+  for (int j = 0; j < Form::matrix.columns; ++j)
+    for (i64 i = 0; i < count; ++i) in[j * N + i] = from[j * from_line + i];
+  for (int j = 0; add && j < Form::matrix.rows; ++j)
+    for (i64 i = 0; i < count; ++i) out[j * N + i] = to[j * to_line + i];
+  lanes_of<T, Form, Vec<T, N>>(in, N, out, N, add);
+  for (int j = 0; j < Form::matrix.rows; ++j)
+    for (i64 i = 0; i < count; ++i) to[j * to_line + i] = out[j * N + i];
+}
+
 template <class T, int N, class Form>
 void lines(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 outer, i64 run, bool add) {
   for (; outer > 0; --outer, from += from_pitch.outer, to += to_pitch.outer) {
@@ -157,7 +171,7 @@ void lines(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 o
       lanes_of<T, Form, Vec<T, N>>(from + run - N, from_pitch.line, to + run - N, to_pitch.line, false);
       continue;
     }
-    for (; i < run; ++i) lanes_of<T, Form, T>(from + i, from_pitch.line, to + i, to_pitch.line, add);
+    if (i < run) few_lanes<T, N, Form>(from + i, from_pitch.line, to + i, to_pitch.line, run - i, add);
   }
 }
 
