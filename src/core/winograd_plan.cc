@@ -267,7 +267,7 @@ double cycles(const Winograd& w, bool with_weights) {
                moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
   // Weights too many for a share of the third-level cache hold everything up.
   const double bytes = weights * (w.lanes >= 8 ? 4 : 8), large = std::clamp(1.5 * bytes / double(kManyWeightBytes) - 0.5, 0.0, 1.0);
-  const double read = bytes > double(kManyWeightBytes) ? 0.55 : 0.15 + 0.15 * large;
+  const double read = bytes > double(kManyWeightBytes) ? 0.55 : 0.15 + 0.3 * large;
   const double all = w.tile_cycles() + moved + read * double(w.boxes()) * weights + (with_weights ? (1 + 1.5 * large) * weights : 0.0);
   return kAgainstDirect * double(w.groups) * all;
 }
