@@ -205,12 +205,14 @@ def test_auto_takes_it_where_it_wins_and_direct_never():
 def test_maps_of_few_positions_have_tiles_that_fit():
     """Of 4 and of 6 positions a crop of 1 makes 5 and 7 that phases of k4 s2 share: phases of their own fill 2 tiles of 2, and of 3. Long
     axes take tiles of 4, and as many points as errors allow, at most two of which have 5."""
-    w = np.ones((64, 32, 4, 4), np.float32)
+    w = np.ones((256, 64, 4, 4), np.float32)
     operator = tconv.Operator(w, stride=2, padding=1, algorithm="winograd")
     for size, points in ((63, 5), (6, 4), (4, 3)):
-        assert operator.explain((1, 64, size, size)).weight_bytes == 4 * 4 * points**2 * 64 * 32, size
-    deep = tconv.Operator(np.ones((64, 32, 4, 4, 4), np.float32), stride=2, padding=1, algorithm="winograd")
-    assert deep.explain((1, 64, 31, 31, 31)).weight_bytes == 4 * 8 * 5 * 4 * 4 * 64 * 32
+        assert operator.explain((1, 256, size, size)).weight_bytes == 4 * 4 * points**2 * 256 * 64, size
+    few = tconv.Operator(w[:64], stride=2, padding=1, algorithm="winograd")  # sums so short round as little as the direct ones
+    assert few.explain((1, 64, 63, 63)).weight_bytes == 4 * 4 * 16 * 64 * 64
+    deep = tconv.Operator(np.ones((256, 64, 4, 4, 4), np.float32), stride=2, padding=1, algorithm="winograd")
+    assert deep.explain((1, 256, 31, 31, 31)).weight_bytes == 4 * 8 * 5 * 4 * 4 * 256 * 64
     five, six = (_core.Stencil(_core.Problem(16, 64, 32, 1, [n, n], [4, 4], [2, 2], [1, 1], [(1, 1), (1, 1)], False, True), True, "float32",
                                f"winograd_{BEST}", 1, False).candidates[-1][1] for n in (5, 6))  # fmt: skip
     assert six < 1.35 * five  # as many tiles, where 7 positions would take 9 for 4

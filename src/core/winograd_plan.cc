@@ -14,10 +14,13 @@ constexpr i64 kFewWeightBytes = 1 << 20, kManyWeightBytes = 24 << 20;
 constexpr i64 kFewInputBytes = 384 << 10, kInputBytes = 768 << 10, kManyInputBytes = 1280 << 10;
 constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12;
 
-// Axes whose tiles take so many points round worse: of two axes both may, of three one. Each has to save so much of the time,
-// and more where every point has sums.
+// Axes whose tiles take so many points round worse: of two axes both may, of three, or where sums are short, one. Each has to save so much
+// of the time, and more where every point has sums.
 constexpr i64 kManyPoints = 5;
 constexpr double kWorthPoints = 0.02, kWorthSums = 0.05;
+
+// With such an axis, sums have two parts at least, unless those were so short.
+constexpr i64 kFewestTerms = 32, kFewSums = 128;
 
 // And how much longer its transforms take: most of their factors are no longer 1 and -1.
 constexpr double kManyTake = 0.06;
@@ -136,8 +139,9 @@ void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 elem
     const i64 many = many_points();
     terms = kTerms >> (many + deep);
     make_families();
+    if (many && serves != Serves::gradients) terms = std::min(terms, std::max(kFewestTerms, ceil_div(depth, 2)));
     share_out(room_of_box(element_bytes));
-    if (!wanted && many > (deep ? 1 : 2)) return never;
+    if (!wanted && many > (deep || depth <= kFewSums ? 1 : 2)) return never;
     return (1 + worth * double(many)) * cycles(*this, serves == Serves::calls);
   };
   std::array<std::size_t, 3> best{};
