@@ -203,13 +203,13 @@ def test_auto_takes_it_where_it_wins_and_direct_never():
 
 
 def test_maps_of_few_positions_have_tiles_that_fit():
-    """Of 4 and of 6 positions a crop of 1 makes 5 and 7 that phases of k4 s2 share: phases of their own fill 2 tiles of 2, and of 3. Long
-    axes take tiles of 4, and as many points as errors allow, at most two of which have 5."""
+    """Of 4 and of 6 positions a crop of 1 makes 5 and 7 that phases of k4 s2 share: phases of their own fill 2 tiles of 2, and of 3. Many
+    positions take tiles of 4, which have 5 points: on both of two axes, on one of three, and not where sums are short."""
     w = np.ones((256, 64, 4, 4), np.float32)
     operator = tconv.Operator(w, stride=2, padding=1, algorithm="winograd")
     for size, points in ((63, 5), (6, 4), (4, 3)):
         assert operator.explain((1, 256, size, size)).weight_bytes == 4 * 4 * points**2 * 256 * 64, size
-    few = tconv.Operator(w[:64], stride=2, padding=1, algorithm="winograd")  # sums so short round as little as the direct ones
+    few = tconv.Operator(w[:64], stride=2, padding=1, algorithm="winograd")
     assert few.explain((1, 64, 63, 63)).weight_bytes == 4 * 4 * 16 * 64 * 64
     deep = tconv.Operator(np.ones((256, 64, 4, 4, 4), np.float32), stride=2, padding=1, algorithm="winograd")
     assert deep.explain((1, 256, 31, 31, 31)).weight_bytes == 4 * 8 * 5 * 4 * 4 * 256 * 64
@@ -227,6 +227,16 @@ def test_auto_takes_it_for_the_weight_where_it_wins_and_direct_never():
                                   for name in ("auto", "direct", "winograd"))  # fmt: skip
         assert not np.array_equal(direct, winograd)
         assert_same_bits(auto, winograd if wins else direct)
+
+
+def test_auto_leaves_short_sums_of_the_weight_that_four_taps_would_round_worse():
+    rng = np.random.default_rng(3)
+    for size, wins in ((13, False), (24, True)):  # below 200 positions and above
+        x, grad = rng.standard_normal((1, 64, size, size), np.float32), rng.standard_normal((1, 64, size + 1, size + 1), np.float32)
+        auto, direct, winograd = (tconv.conv_transpose_grad_weight(x, grad, (4, 4), padding=1, algorithm=name)
+                                  for name in ("auto", "direct", "winograd"))  # fmt: skip
+        assert_same_bits(auto, winograd if wins else direct)
+        assert not np.array_equal(direct, winograd)
 
 
 def test_sums_of_the_weight_in_spans_and_chunks():

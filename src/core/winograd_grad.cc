@@ -177,7 +177,7 @@ WinogradGrad::WinogradGrad(const Spec& spec, const Isa& isa, int tile, int threa
   while (chunks() * spans < 2 * threads && threads > 1 && outputs_at_once > kMaxRows) outputs_at_once = ceil_div(outputs_at_once, 2);
 }
 
-// Two vectors of multiply-adds a cycle; 5 cycles a vector and point of both sides and as much for a point of a tile, 4 a vector that is
+// Two vectors of multiply-adds a cycle; 5 cycles a vector and point of both sides and thrice that for a point of a tile, 4 a vector that is
 // turned; M, loaded and stored once a box, and transformed at the end.
 double cycles(const WinogradGrad& p, bool channels_last) {
   const Winograd& w = p.tiles;

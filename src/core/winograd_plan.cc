@@ -131,6 +131,8 @@ Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int ti
 void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, Serves serves) {
   std::vector<Along> of[3];
   for (int i = 0; i < 3; ++i) of[i] = choices(spec.axis[i], forward, wanted);
+  // Where phases of 4 taps have no simpler tiles.
+  const i64 no_less = std::count_if(of, of + 3, [](const auto& tiles) { return tiles.front().classes.front().points >= kManyPoints; });
   const bool deep = std::all_of(spec.axis, spec.axis + 3, [](const Axis& a) { return most_taps(a) > 1; });
   const double never = 1e300, worth = serves == Serves::gradients ? kWorthSums : kWorthPoints;
   threads = 1;
@@ -141,7 +143,7 @@ void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 elem
     make_families();
     if (many && serves != Serves::gradients) terms = std::min(terms, std::max(kFewestTerms, ceil_div(depth, 2)));
     share_out(room_of_box(element_bytes));
-    if (!wanted && many > (deep || depth <= kFewSums ? 1 : 2)) return never;
+    if (!wanted && many > std::max<i64>(no_less, deep || depth <= kFewSums ? 1 : 2)) return never;
     return (1 + worth * double(many)) * cycles(*this, serves == Serves::calls);
   };
   std::array<std::size_t, 3> best{};
