@@ -13,7 +13,7 @@ import tconv
 from tconv import ArgumentError
 
 # Each is cut another way: boxes of rows and of pieces of rows, images as the longer rows, vectors along the rows, many groups at once,
-# channels of both sides in several tasks, adjacent rows as one run, more shapes of boxes than are kept.
+# channels of both sides in several tasks, adjacent rows as one run, more shapes of boxes than are kept, boxes that no output is in.
 LARGE = [
     Problem((70, 90), (3, 3), (2, 2), (1, 1), ((1, 0), (1, 0)), 1, 20, 13, seed=1),
     Problem((9, 700), (4, 3), (2, 1), (1, 2), ((1, 1), (2, 1)), 2, 33, 5, seed=2),
@@ -25,6 +25,7 @@ LARGE = [
     Problem((5000,), (16,), (8,), (1,), ((4, 4),), 1, 9, 3, seed=8),
     Problem((3000,), (9,), (1,), (250,), ((500, 300),), 1, 16, 4, seed=9),
     Problem((11, 12, 13), (3, 3, 3), (2, 2, 2), (1, 1, 1), ((1, 0),) * 3, 1, 17, 6, seed=10),
+    Problem((8,), (2,), (2,), (1,), ((5, 4),), 3000, 9, 8, seed=11),
 ]
 by_line = {"ids": lambda p: str(p).split(" | ")[0].replace(" ", "_")}
 

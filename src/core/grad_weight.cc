@@ -114,7 +114,7 @@ const T* packed_rows(const GradWeight& p, const Kernels<T>& k, const View<const 
       each(box.out_size[1], [&](const T* row, T* line) { split(k, row + c * stride[1], line + c * box.channel, box.plane); });
     return to;
   }
-  each(images_last ? 1 : box.out_size[1], [&](const T* row, T* line) {
+  each(images_last ? std::min<i64>(1, box.out_size[1]) : box.out_size[1], [&](const T* row, T* line) {
     if (images_last) {  // no phases, no halo
       for (i64 c = 0; c < channels; ++c)
         k.transpose(row + c * stride[1] + box.at[2] * stride[4], stride[4], line + c * box.channel, box.columns, box.columns,

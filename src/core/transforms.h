@@ -148,8 +148,18 @@ inline void lanes_of(const T* from, i64 from_line, T* to, i64 to_line, bool add)
   }
 }
 
-// Fewer lanes than a vector's, by way of one: scalar code could round differently, where products and sums are joined, and how many lanes
-// there are may depend on the number of threads.
+// Which products are joined with which sums is the compiler's choice, and another one in every copy of the same expression. How many lanes
+// there are may depend on the number of threads, so that a lane's bits must not depend on where in a run it lies: all go through one
+// copy, the last of a run in a vector that overlaps the one before or, where that would add twice or there is none, by way of memory.
+#if defined(__clang__)
+#define TCONV_ONE_COPY __attribute__((noinline))
+#else
+#define TCONV_ONE_COPY __attribute__((noinline, noclone))
+#endif
+
+template <class T, int N, class Form>
+TCONV_ONE_COPY void lines(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 outer, i64 run, bool add);
+
 template <class T, int N, class Form>
 void few_lanes(const T* from, i64 from_line, T* to, i64 to_line, i64 count, bool add) {
   T in[Form::matrix.columns * N] = {}, out[Form::matrix.rows * N] = {};
@@ -157,21 +167,20 @@ void few_lanes(const T* from, i64 from_line, T* to, i64 to_line, i64 count, bool
     for (i64 i = 0; i < count; ++i) in[j * N + i] = from[j * from_line + i];
   for (int j = 0; add && j < Form::matrix.rows; ++j)
     for (i64 i = 0; i < count; ++i) out[j * N + i] = to[j * to_line + i];
-  lanes_of<T, Form, Vec<T, N>>(in, N, out, N, add);
+  lines<T, N, Form>(in, {N, 0}, out, {N, 0}, 1, N, add);
   for (int j = 0; j < Form::matrix.rows; ++j)
     for (i64 i = 0; i < count; ++i) to[j * to_line + i] = out[j * N + i];
 }
 
 template <class T, int N, class Form>
 void lines(const T* from, LinePitch from_pitch, T* to, LinePitch to_pitch, i64 outer, i64 run, bool add) {
+  const i64 vectors = run < N ? 0 : add ? run - run % N : run, last = vectors - N;
   for (; outer > 0; --outer, from += from_pitch.outer, to += to_pitch.outer) {
-    i64 i = 0;
-    for (; i + N <= run; i += N) lanes_of<T, Form, Vec<T, N>>(from + i, from_pitch.line, to + i, to_pitch.line, add);
-    if (i < run && run >= N && !add) {  // once more, up to the end
-      lanes_of<T, Form, Vec<T, N>>(from + run - N, from_pitch.line, to + run - N, to_pitch.line, false);
-      continue;
+    for (i64 done = 0; done < vectors; done += N) {
+      const i64 i = done < last ? done : last;
+      lanes_of<T, Form, Vec<T, N>>(from + i, from_pitch.line, to + i, to_pitch.line, add);
     }
-    if (i < run) few_lanes<T, N, Form>(from + i, from_pitch.line, to + i, to_pitch.line, run - i, add);
+    if (vectors < run) few_lanes<T, N, Form>(from + vectors, from_pitch.line, to + vectors, to_pitch.line, run - vectors, add);
   }
 }
 
