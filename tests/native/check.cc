@@ -160,8 +160,8 @@ void check(const Spec& spec, const Isa& isa, int line) {
   });
   const View<const T> wv = dense<const T>(w.data(), spec.out_channels / spec.groups, d.taps);
   const T unwritten = std::numeric_limits<T>::quiet_NaN();
-  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::winograd, Method::winograd2,
-                        Method::winograd4})
+  for (Method method :
+       {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::winograd, Method::winograd2, Method::winograd4})
     for (Direction direction : {Direction::forward, Direction::grad_input})
       for (int layouts = 0; layouts < 4; ++layouts) {  // bit 0: the input is channels-last, bit 1: the output is
         if (!refusal(method, spec, direction).empty()) continue;
@@ -291,12 +291,13 @@ int main(int count, char** values) {
     random_engine.seed(std::uint32_t(line));
     const Spec spec = small_spec();
     for (int i = 0; i < isas_here; ++i)
-      if (list[i].supported()) random_engine.seed(std::uint32_t(line)), check<float>(spec, list[i], line), check<double>(spec, list[i], line);
+      if (list[i].supported())
+        random_engine.seed(std::uint32_t(line)), check<float>(spec, list[i], line), check<double>(spec, list[i], line);
   }
   std::string names;
   for (int i = 0; i < isas_here; ++i)
     if (list[i].supported()) names += std::string(" ") + list[i].name;
-  std::printf("%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms)\n",
-              problems, names.c_str(), failures, transformed);
+  std::printf("%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms)\n", problems,
+              names.c_str(), failures, transformed);
   return failures != 0;
 }
