@@ -147,7 +147,8 @@ LARGER = [Problem((16, 20), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 2, 80, 70,
           Problem((700,), (4,), (2,), (1,), ((1, 1),), 1, 70, 9, biased=True, seed=14),  # as do the first and the last one of a long row
           Problem((50,), (600,), (2,), (1,), ((200, 300),), 1, 3, 4, seed=15),  # more taps than one go
           Problem((2, 3), (4, 3), (2, 2), (1, 1), ((1, 1), (1, 0)), 3, 140, 150, biased=True, seed=16),  # tasks pack what they read
-          Problem((2,), (5,), (2,), (1,), ((1, 1),), 2, 140, 270, 2, biased=True, seed=17)]  # so do those of two groups  # fmt: skip
+          Problem((2,), (5,), (2,), (1,), ((1, 1),), 2, 140, 270, 2, biased=True, seed=17),  # so do those of two groups
+          Problem((40,), (90,), (3,), (1,), ((40, 44),), 1, 70, 40, biased=True, seed=18)]  # all outputs are near a border  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", BFLOAT16], ids=str)

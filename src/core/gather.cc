@@ -202,12 +202,15 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
   for (i64 b = 0; b < of.blocks; ++b)
     goes.each(taps, [&](i64 t, i64 c) {
       for (i64 r = 0; r < count; r += height) {
-        const i64 tall = std::min(height, count - r);
+        const i64 tall = std::min(height, count - r), some = std::min(goes.taps, taps - t);
+        const T** tile = from.data() + r * taps + t * tall;
+        // Taps of which no row has an input are left out, unless a sum begins or ends with them.
+        const bool first = goes.first(t, c), last = goes.last(t, c, taps);
+        if (!first && !last && std::all_of(tile, tile + some * tall, [&](const T* x) { return x == of.zeros; })) continue;
         for (i64 i = 0; i < tall; ++i) at[std::size_t(i)] = to[std::size_t(r + i)] + b * g.block;
-        k.gathered[g.vecs][tall](c, std::min(g.channels, c + goes.channels), std::min(goes.taps, taps - t),
-                                 from.data() + r * taps + t * tall, rows.weights.data() + t, of.weights + b * g.taps * g.channels * g.block,
-                                 at.data(), of.bias(g, b), !goes.first(t, c));
-        if (of.lane.activation != Activation::none && goes.last(t, c, taps))  // complete, and just stored
+        k.gathered[g.vecs][tall](c, std::min(g.channels, c + goes.channels), some, tile, rows.weights.data() + t,
+                                 of.weights + b * g.taps * g.channels * g.block, at.data(), of.bias(g, b), !first);
+        if (of.lane.activation != Activation::none && last)  // complete, and just stored
           for (i64 i = 0; i < tall; ++i) k.activate(at[std::size_t(i)], g.block, T(0), of.lane.activation, of.lane.slope);
       }
     });

@@ -8,13 +8,14 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kSumsBytes = 384 << 10;              // sums of a task: with a part of the weights they fit a second-level cache
-constexpr i64 kInputBytes = 1 << 20;               // transposed inputs of a task; a part of the channels is in use at a time
-constexpr i64 kFewSlabs = 8, kFewSums = 32 << 10;  // slabs of a single map, unless the sums of a slab took fewer bytes
-constexpr i64 kFewBlocks = 4;                      // tasks of a layer with more weights than inputs
-constexpr double kManyReads = 4;                   // of inputs, by all blocks and phases, for one of weights
-constexpr double kTaskImages = 0.05;               // of its images, a task takes as long as so many for weights and pointers
-constexpr i64 kLongRow = 6;                        // outputs of a row that are read in steps
+constexpr i64 kSumsBytes = 384 << 10;                  // sums of a task: with a part of the weights they fit a second-level cache
+constexpr i64 kInputBytes = 1 << 20;                   // transposed inputs of a task; a part of the channels is in use at a time
+constexpr i64 kFewSlabs = 8, kFewSums = 32 << 10;      // slabs of a single map, unless the sums of a slab took fewer bytes
+constexpr i64 kFewBlocks = 4;                          // tasks of a layer with more weights than inputs
+constexpr double kManyReads = 4;                       // of inputs, by all blocks and phases, for one of weights
+constexpr double kTaskImages = 0.05;                   // of its images, a task takes as long as so many for weights and pointers
+constexpr i64 kManyTaps = 16, kManyTapsChannels = 32;  // of a phase; and channels, so that taps are added up one or a few at a time
+constexpr i64 kLongRow = 6;                            // outputs of a row that are read in steps
 
 // Classes of outputs begin .. end - 1 of one axis. Neighbours join while a class has fewer than `fewest` outputs, which would make tiles
 // too low.
@@ -41,6 +42,22 @@ std::vector<Gather::Class> make_classes(const StencilAxis& a, i64 begin, i64 end
     }
   }
   return found;
+}
+
+// Whether phases have so many taps that most outputs are near a border, and read other taps than their neighbours: they are one class
+// then, whose weights are read once, and tiles leave out the taps that none of their rows reads.
+bool all_border(const StencilAxis& a, i64 channels) {
+  const i64 taps = ceil_div(a.kernel, a.out_stride);
+  return taps >= kManyTaps && a.in_size < 2 * taps && channels >= kManyTapsChannels;
+}
+
+// The part of a class's outputs and taps whose inputs exist.
+double part_inside(const StencilAxis& a, const Gather::Class& c) {
+  i64 inside = 0;
+  for (i64 o : c.outputs)
+    inside +=
+        std::count_if(c.taps.begin(), c.taps.end(), [&](const Tap& t) { return input_of(a, o, t) >= 0 && input_of(a, o, t) < a.in_size; });
+  return double(inside) / double(std::max<std::size_t>(1, c.outputs.size() * c.taps.size()));
 }
 
 // Whether a class's outputs follow one another, and read inputs that do, at even steps: those of merged classes may not.
@@ -120,7 +137,7 @@ void Gather::make_slabs(i64 count) {
   for (int i = 0; i < 3; ++i) {
     i64 others = batch;
     for (int j = 0; j < 3; ++j) others *= j == i ? 1 : ceil_div(j == cut ? most : axis[j].out_size, axis[j].out_stride);
-    fewest[i] = ceil_div(kMaxRows, std::max<i64>(others, 1));
+    fewest[i] = others == 1 && all_border(axis[i], channels) ? axis[i].out_size : ceil_div(kMaxRows, std::max<i64>(others, 1));
     if (i == cut) continue;
     classes[i] = make_classes(axis[i], 0, axis[i].out_size, fewest[i]);
     per_output *= axis[i].out_size, per_input *= axis[i].in_size;
@@ -182,7 +199,10 @@ double cycles(const Gather& g, bool channels_last) {
                 joined = joined_taps(g, *t.along[2], channels_last ? g.channels : g.pixel_pitch());
       // Multiply-adds, or four cycles of latency a tile; a little for pointers and for storing sums.
       const i64 tiles = t.stepped ? rows / row * ceil_div(row, kMaxRows) : ceil_div(rows, kMaxRows);
-      terms += rounds * double(t.taps()) *
+      double inside = 1;
+      for (int i = 0; i < 3; ++i)
+        if (all_border(g.axis[i], g.channels)) inside *= part_inside(g.axis[i], *t.along[std::size_t(i)]);
+      terms += rounds * inside * double(t.taps()) *
                std::max(products_take(each, (t.stepped ? 1.07 : 1.1) * wide, g.multiply) * double(rows), 4.0 * double(tiles));
       weights += rounds * double(t.taps() * g.channels * g.blocks * g.block);
       moved += scattered * double(g.batch * t.rows() * g.outputs);
