@@ -452,6 +452,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   write_cycles = tiling.woven ? kWovenCycles : kWriteCycles;  // beside what Broken counts
   if (axis[2].out_stride > 2 && !(tiling.woven && breaks == Break::rows)) write_cycles += kPhasesCycles;
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
+  once = blocks == 1 && units.size() == 1 && units[0].tiles == 1;
   share_out(*this);
 }
 

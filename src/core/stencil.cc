@@ -10,11 +10,11 @@ namespace tconv {
 namespace {
 
 // Sums of one unit for a strip; meanwhile another strip is written. With `woven` they go to the output, the last ones overlapping those
-// before them, so that nothing is written beyond the row.
+// before them, so that nothing is written beyond the row. `channel`: elements from one to the next.
 template <class T, class S>
-void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, const Strip& strip, i64 b, const T* weights, T* sums,
-              Writer<T, S>& writer, Woven<T, S>* woven) {
-  const i64 outputs = p.block_outputs(b), channel = p.planes * p.plane, run = unit.end - unit.begin;
+void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* panel, i64 channel, const Strip& strip, i64 b,
+              const T* weights, T* sums, Writer<T, S>& writer, Woven<T, S>* woven) {
+  const i64 outputs = p.block_outputs(b), run = unit.end - unit.begin;
   const i64 lanes = woven ? woven->positions() : strip.vectors * k.lanes;
   panel += strip.lane;
   for (const RowGroup& g : unit.groups) {
@@ -76,8 +76,13 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>&
     for (i64 group = first_group; group < last_group; ++group) {
       View<const T> from = in;
       from.data += group * p.channels * in.stride[1];
-      pack_panel(p, k, from, box, stretches, panel);
-      std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
+      const bool lie = in_place(p, in, group, stretches, strips.strips.back().lane + strips.strips.back().vectors * k.lanes);
+      if (!lie) {
+        pack_panel(p, k, from, box, stretches, panel);
+        std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
+      }
+      const T* inputs = lie ? from.data + stretches[0].from : panel;
+      const i64 channel = lie ? in.stride[1] : p.planes * p.plane;
       for (i64 b = first_block; b < last_block; ++b) {
         const i64 outputs = p.block_outputs(b), first = group * p.outputs + b * p.block;
         const OutputRow* row = written.rows.data();
@@ -87,7 +92,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>&
             if (row < end) {
               const bool direct = woven.begin(row, end, first, outputs, p.units[u], strip);
               T* fresh = sums + (odd ? unit_rows * p.pitch : 0);
-              multiply(p, k, p.units[u], panel, strip, b, packed + first * p.channels * p.weights, fresh, writer,
+              multiply(p, k, p.units[u], inputs, channel, strip, b, packed + first * p.channels * p.weights, fresh, writer,
                        direct ? &woven : nullptr);
               if (!direct) writer.begin(row, end, fresh, first, outputs, p.units[u], strip), odd = !odd;
             }
