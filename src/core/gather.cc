@@ -10,7 +10,7 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kFewStepped = 128;  // terms of rows read in steps that are one go: between two, sums are stored and loaded
+constexpr i64 kFewStepped = 160;  // terms of rows read in steps that are one go: between two, sums are stored and loaded
 
 // Offsets that a triple's rows share, in elements from an image's first channel.
 struct Rows {
