@@ -452,7 +452,8 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   write_cycles = tiling.woven ? kWovenCycles : kWriteCycles;  // beside what Broken counts
   if (axis[2].out_stride > 2 && !(tiling.woven && breaks == Break::rows)) write_cycles += kPhasesCycles;
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
-  once = blocks == 1 && units.size() == 1 && units[0].tiles == 1;
+  once = blocks == 1 && units.size() == 1 && units[0].tiles == 1 && planes == 1 &&
+         std::all_of(axis, axis + 3, [](const StencilAxis& a) { return a.halo() == 0; });
   share_out(*this);
 }
 

@@ -130,7 +130,7 @@ struct Plan {
   bool raw = false;                              // such weights are read as they lie, (output, channel, tap), rather than packed
   bool large;                                    // the output, too large for the caches
   bool woven;                                    // all phases of a row of output are rows of one tile
-  bool once;                                     // one tile holds all rows: each input is read once
+  bool once;                                     // each input is read once: one tile holds all rows, and a position reads its own input
   Break breaks;
   std::vector<Unit> units;
   int threads;

@@ -76,7 +76,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>&
     for (i64 group = first_group; group < last_group; ++group) {
       View<const T> from = in;
       from.data += group * p.channels * in.stride[1];
-      const bool lie = in_place(p, in, group, stretches, strips.strips.back().lane + strips.strips.back().vectors * k.lanes);
+      const bool lie = in_place(p, in, box, group, stretches, strips.strips.back().lane + strips.strips.back().vectors * k.lanes);
       if (!lie) {
         pack_panel(p, k, from, box, stretches, panel);
         std::fill_n(panel + p.panel - kSlack, kSlack, T(0));

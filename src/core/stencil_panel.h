@@ -130,12 +130,11 @@ std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box
 // channels that share sets of the first-level cache.
 constexpr i64 kInPlaceBytes = 16 << 20, kSetsBytes = 4096, kInPlaceChannels = 32;
 
-// Whether the inputs of a box, up to lane `end`, are read where they lie, rather than packed to be read once: where a channel's panel would
-// be one stretch of the input. The last vector reads on, within the array.
+// Whether the inputs of a box, up to lane `end`, are read where they lie, rather than packed to be read once: where those of a channel are
+// one stretch, with no zeros before or between. The last vector reads on, within the array.
 template <class T>
-bool in_place(const Plan& p, const View<const T>& in, i64 group, const std::vector<Stretch>& stretches, i64 end) {
-  if (!p.once || stretches.empty() || stretches[0].to || stretches[0].zeros) return false;
-  if (stretches.size() > 1 && stretches[1].count) return false;  // not the zeros after the last position
+bool in_place(const Plan& p, const View<const T>& in, const Box& box, i64 group, const std::vector<Stretch>& stretches, i64 end) {
+  if (!p.once || stretches.empty() || stretches[0].to || stretches[0].zeros || stretches[0].count < box.lanes(p)) return false;
   if (p.channels > kInPlaceChannels && in.stride[1] * i64(sizeof(T)) % kSetsBytes == 0) return false;
   i64 elements = (p.batch - 1) * in.stride[0] + (p.groups * p.channels - 1) * in.stride[1] + 1;
   for (int i = 0; i < 3; ++i) elements += (p.axis[i].in_size - 1) * in.stride[2 + i];
