@@ -126,8 +126,8 @@ std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box
   return found;
 }
 
-// Inputs of so many bytes are in a cache: from memory, channels that lie far apart come faster one after the other. And so do many
-// channels that share sets of the first-level cache.
+// Inputs of so many bytes are in a cache: from memory, channels that lie far apart come faster one after the other, as do more channels
+// than so many whose places share sets of the first-level cache.
 constexpr i64 kInPlaceBytes = 16 << 20, kSetsBytes = 4096, kInPlaceChannels = 32;
 
 // Whether the inputs of a box, up to lane `end`, are read where they lie, rather than packed to be read once: where those of a channel are
