@@ -11,7 +11,10 @@ from ._convention import Arguments, Convention, Crop, Framework, WeightLayout, b
 
 FORMATS = {1: ("NWC", "NCW"), 2: ("NHWC", "NCHW"), 3: ("NDHWC", "NCDHW")}
 
-ON_CPU = "on a CPU, TensorFlow refuses dilations in float64, and beside explicit pads in any type: there use VALID and slice"
+ON_CPU = (
+    "on a CPU, TensorFlow refuses dilations in float64, beside explicit pads (there use VALID and slice), and without oneDNN, "
+    "which it turns on by itself on newer processors alone: TF_ENABLE_ONEDNN_OPTS=1 does it anywhere"
+)
 
 
 def tensorflow(*, input_size: Ints, kernel_size: Ints, output_shape: Ints, strides: Ints, padding: str | Sequence[Crop] = "SAME",
