@@ -80,7 +80,8 @@ void share_out(GradWeight& p) {
   }
 }
 
-// Two vectors of multiply-adds a cycle, some of which wait for loads; the run of a row; packing, once for every chunk of the other side.
+// Two vectors of multiply-adds a cycle, some of which wait for loads, more where taps along three axes read boxes again from a second-level
+// cache; the run of a row; packing, once for every chunk of the other side.
 double estimate(const GradWeight& p, bool rows_lie) {
   const double vectors = double(p.groups * p.blocks * std::max<i64>(p.vectors, 1)), rows = double(p.groups * p.outputs) / double(p.width);
   double products = double(p.batch * p.outputs) * vectors, x = double(p.batch) * vectors, dy = double(p.batch) * rows;
@@ -90,7 +91,8 @@ double estimate(const GradWeight& p, bool rows_lie) {
     products *= joined, x *= double(a.size), dy *= double(a.size) * double(a.stride);
   }
   const double row = std::min(double(p.axis[2].size), double(p.part));  // what lies beyond the border along a row is multiplied as well
-  return (products_take(0.5, 0.58, p.isa.multiply) + 1.8 / row) * products + 4 * x * double(p.output_chunks()) +
+  const bool deep = std::all_of(p.axis, p.axis + 3, [](const Reaches& a) { return a.taps.size() > 1; });
+  return (products_take(0.5, 0.58, p.isa.multiply) + 1.8 / row + (deep ? 0.35 : 0)) * products + 4 * x * double(p.output_chunks()) +
          (rows_lie ? 4 : 8) * dy * double(p.block_chunks()) + 1.5 * vectors * double(p.outputs * p.taps);
 }
 

@@ -118,13 +118,14 @@ struct Epilogue {
 template <class T>
 using Copy = void (*)(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 begin, i64 end, i64 columns);
 
-// The same for stretches that lie anywhere: to[to .. to + zeros) = 0, and after them `count` elements from `from` on; while one channel
-// is copied, the next one, `ahead` elements further on, is fetched.
+// The same for stretches that follow one another in `to`: to[to .. to + zeros) = 0, and after them `count` elements from `from` on, of the
+// `elements` that there are. Whole vectors are stored: less than one past the last stretch is written too. While one channel is copied, the
+// next one, `ahead` elements further on, is fetched.
 struct Stretch {
   i64 to, zeros, from, count;
 };
 template <class T>
-using CopyStretches = void (*)(const T* from, i64 ahead, T* to, const Stretch* stretches, i64 count);
+using CopyStretches = void (*)(const T* from, i64 elements, i64 ahead, T* to, const Stretch* stretches, i64 count);
 
 // Taps of a row of a depthwise layer, lanes over channels: tap t < taps <= kMaxRun reads what tap 0 reads t positions further on, so that
 // neighbouring positions share their inputs.

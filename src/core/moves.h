@@ -274,7 +274,9 @@ template <class T, int N>
 inline void zero_run(T* to, i64 count) {
   i64 i = 0;
   for (; i + N <= count; i += N) store(to + i, Vec<T, N>{});
-  for (; i < count; ++i) to[i] = T(0);
+  if (i == count) return;
+  if (count >= N) return store(to + count - N, Vec<T, N>{});
+  if constexpr (N > 1) zero_run<T, N / 2>(to, count);
 }
 
 template <class T, int N>
@@ -289,13 +291,18 @@ void copy(const T* from, i64 from_pitch, T* to, i64 to_pitch, i64 rows, i64 begi
   }
 }
 
+// What a vector writes past a stretch, the next one overwrites.
 template <class T, int N>
-void copy_stretches(const T* from, i64 ahead, T* to, const Stretch* stretches, i64 count) {
+void copy_stretches(const T* from, i64 elements, i64 ahead, T* to, const Stretch* stretches, i64 count) {
   for (const Stretch* s = stretches; s < stretches + count; ++s) {
     const T* at = from + s->from;
     for (i64 i = 0; i < s->count; i += 64 / i64(sizeof(T))) __builtin_prefetch(at + ahead + i);
-    zero_run<T, N>(to + s->to, s->zeros);
-    copy_run<T, N>(at, to + s->to + s->zeros, s->count);
+    for (i64 i = s->zeros; i > 0; i -= N) store(to + s->to + s->zeros - i, Vec<T, N>{});
+    T* copied = to + s->to + s->zeros;
+    if (s->from + s->count + N > elements)
+      copy_run<T, N>(at, copied, s->count);
+    else
+      for (i64 i = 0; i < s->count; i += N) store(copied + i, load<Vec<T, N>>(at + i));
   }
 }
 

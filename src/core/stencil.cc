@@ -78,7 +78,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>&
       from.data += group * p.channels * in.stride[1];
       const bool lie = in_place(p, in, box, group, stretches, strips.strips.back().lane + strips.strips.back().vectors * k.lanes);
       if (!lie) {
-        pack_panel(p, k, from, box, stretches, panel);
+        pack_panel(p, k, in, box, group, stretches, panel);
         std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
       }
       const T* inputs = lie ? from.data + stretches[0].from : panel;

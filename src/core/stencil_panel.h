@@ -126,6 +126,13 @@ std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box
   return found;
 }
 
+// From the first element of the input to its last one; fewer where strides are negative.
+i64 elements_of(const Plan& p, const i64* stride) {
+  i64 elements = (p.batch - 1) * stride[0] + (p.groups * p.channels - 1) * stride[1] + 1;
+  for (int i = 0; i < 3; ++i) elements += (p.axis[i].in_size - 1) * stride[2 + i];
+  return elements;
+}
+
 // Inputs of so many bytes are in a cache: from memory, channels that lie far apart come faster one after the other, as do more channels
 // than so many whose places share sets of the first-level cache.
 constexpr i64 kInPlaceBytes = 16 << 20, kSetsBytes = 4096, kInPlaceChannels = 32;
@@ -136,21 +143,22 @@ template <class T>
 bool in_place(const Plan& p, const View<const T>& in, const Box& box, i64 group, const std::vector<Stretch>& stretches, i64 end) {
   if (!p.once || stretches.empty() || stretches[0].to || stretches[0].zeros || stretches[0].count < box.lanes(p)) return false;
   if (p.channels > kInPlaceChannels && in.stride[1] * i64(sizeof(T)) % kSetsBytes == 0) return false;
-  i64 elements = (p.batch - 1) * in.stride[0] + (p.groups * p.channels - 1) * in.stride[1] + 1;
-  for (int i = 0; i < 3; ++i) elements += (p.axis[i].in_size - 1) * in.stride[2 + i];
+  const i64 elements = elements_of(p, in.stride);
   const i64 last = stretches[0].from + ((group + 1) * p.channels - 1) * in.stride[1] + end;
   return last <= elements && elements * i64(sizeof(T)) <= kInPlaceBytes;
 }
 
-// The inputs of a box, wherever they lie.
+// The inputs of a box and a group, wherever they lie.
 template <class T>
-void pack_panel(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, const std::vector<Stretch>& stretches,
+void pack_panel(const Plan& p, const Kernels<T>& k, View<const T> in, const Box& box, i64 group, const std::vector<Stretch>& stretches,
                 T* panel) {
-  const i64 channel = p.planes * p.plane;
+  const i64 channel = p.planes * p.plane, before = group * p.channels * in.stride[1], elements = elements_of(p, in.stride) - before;
+  in.data += before;
   if (splits(p, in.stride)) return pack_split(p, k, in, box, panel);
   if (adjacent(p, in.stride))
     for (i64 c = 0; c < p.channels; ++c)
-      k.copy_stretches(in.data + c * in.stride[1], in.stride[1], panel + c * channel, stretches.data(), i64(stretches.size()));
+      k.copy_stretches(in.data + c * in.stride[1], elements - c * in.stride[1], in.stride[1], panel + c * channel, stretches.data(),
+                       i64(stretches.size()));
   else
     each_panel_row(p, in.stride, box, [&](i64 to, i64 from, Columns row, i64 columns) {
       pack_row(k, in.data + from, in.stride[1], in.stride[4] * p.axis[2].in_stride, row, p.channels, columns, panel + to, channel);

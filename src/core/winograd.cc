@@ -44,6 +44,7 @@ struct Task {
   void multiply(const std::vector<PointRows<T>>& rows, i64 depth, const T* weights, const T* bias) const;
   void transform_outputs(const Winograd::Family& f, i64 out, const Pixels<T>& to, bool add) const;
   bool any_output(const Winograd::Family& f, i64 out) const;
+  bool adds(const Winograd::Family& f, i64 out) const;
 
  private:
   void transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const TileRow& r, const Pixels<T>& to,
@@ -180,6 +181,15 @@ bool Task<T>::any_output(const Winograd::Family& f, i64 out) const {
   return true;
 }
 
+// Whether an earlier family writes an output phase too.
+template <class T>
+bool Task<T>::adds(const Winograd::Family& f, i64 out) const {
+  const Phases po(f, &Winograd::Class::out, out);
+  for (int i = 0; i < 3; ++i)
+    if (w.axis[i].adds(*f.along[i], po.of[i])) return true;
+  return false;
+}
+
 // All families of some blocks of one group, from block `first` on: their sums, with the bias of these lanes or null.
 template <class T>
 void compute(const Task<T>& t, const Pixels<const T>& in, bool inputs_stay, std::vector<PointRows<T>>& rows, const T* weights, i64 first,
@@ -190,10 +200,11 @@ void compute(const Task<T>& t, const Pixels<const T>& in, bool inputs_stay, std:
     for (i64 b = 0; b < blocks; ++b)
       for (i64 out = 0; out < f.outs; ++out) {
         if (!t.any_output(f, out)) continue;
-        t.multiply(rows, f.ins * w.channels, weights_of(w, weights, f, first + b, out), bias ? bias + b * w.block : nullptr);
+        const bool add = t.adds(f, out);
+        t.multiply(rows, f.ins * w.channels, weights_of(w, weights, f, first + b, out), bias && !add ? bias + b * w.block : nullptr);
         Pixels<T> y = sums;
         y.data += b * w.block;
-        t.transform_outputs(f, out, y, !w.axis[0].forward && &f != &w.families.front());
+        t.transform_outputs(f, out, y, add);
       }
   }
 }

@@ -24,6 +24,10 @@
 //   sums[image][output position][lane]            from M; transposed to where the outputs lie once all families are there
 //
 // U is read once a box, V and M stay in a second-level cache. Copied points of a phase with one tap share their weights.
+//
+// A filter of more than 4 taps is a sum of pieces of 3 and a rest: k5 s1 is 3 + 2, the 7 and 6 taps of k25 s4 are 1 + 3 + 3 and 3 + 3.
+// Pieces of 3 read other inputs, as input phases do, and like those add up before the one transform of outputs; the rest is a family of its
+// own.
 #pragma once
 
 #include <array>
@@ -45,10 +49,10 @@ struct Winograd {
 
   static std::string refusal(const Spec& spec);
 
-  // Phases of one axis that have the same number of taps and read the same inputs.
+  // Phases of one axis that have the same number of taps, or pieces of so many, and read the same inputs.
   struct Class {
     i64 taps = 0, reach = 0, points = 0, weights = 0;  // where filters begin to read; points whose weights differ
-    std::vector<i64> in, out;                          // phases read and written
+    std::vector<i64> in, out;                          // inputs where each piece of each phase begins, from there on; phases written
   };
   struct Along {
     i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
@@ -61,9 +65,12 @@ struct Winograd {
     void cut(i64 into) { turns = into, box = ceil_div(tiles, turns); }
     i64 begin(i64 turn) const { return piece_begin(turn, turns, tiles); }
 
-    // Kernel element that phase `phase` of the larger side meets at step j of its filter.
-    i64 element(i64 phase, i64 j, i64 taps) const { return floor_mod(phase + crop, stride()) + stride() * (forward ? taps - 1 - j : j); }
+    // Kernel element at step j of a filter that reads from `in` on and writes phase `out`.
+    i64 element(const Class& c, i64 in, i64 out, i64 j) const {
+      return forward ? out + crop - out_stride * (c.reach + in + j) : in + in_stride * (c.reach + j);
+    }
     i64 stride() const { return forward ? out_stride : in_stride; }
+    bool adds(const Class& c, i64 out) const;  // whether an earlier class writes this phase too
     // What a position reads: these steps of the input, counted from its own.
     i64 reach_begin() const;
     i64 reach_end() const;

@@ -122,10 +122,12 @@ void Task<T>::add_box(i64 index, View<const T> x, View<const T> dy, bool first) 
     const Chain<T> grads(
         f, w, k, &Transform<T>::from_grad, false,
         [](const Winograd::Class& c, const Winograd::Along& a, i64& before, i64& after) { before = a.tile, after = c.points; });
-    to_points(box, Side::in, f, inputs, 0, xs, chunk.inputs, at.x_points);
-    for (i64 out = 0; out < f.outs; ++out) {
-      to_points(box, Side::out, f, grads, out, dys, chunk.outputs, at.dy_points);
-      multiply(f, box.tiles(), at.products + (f.before + out * f.weights) * p.outputs_at_once * p.lanes, first);
+    for (i64 in = 0; in < f.ins; ++in) {
+      to_points(box, Side::in, f, inputs, in, xs, chunk.inputs, at.x_points);
+      for (i64 out = 0; out < f.outs; ++out) {
+        if (f.outs > 1 || in == 0) to_points(box, Side::out, f, grads, out, dys, chunk.outputs, at.dy_points);
+        multiply(f, box.tiles(), at.products + p.products(f, in, out), first);
+      }
     }
   }
 }
@@ -138,20 +140,20 @@ void Task<T>::transform_products(T* sums) const {
     const Chain<T> chain(
         f, w, k, &Transform<T>::to_taps, true,
         [](const Winograd::Class& c, const Winograd::Along&, i64& before, i64& after) { before = c.weights, after = c.taps; });
-    const i64 plane = p.outputs_at_once * p.lanes;
-    for (i64 out = 0; out < f.outs; ++out) {
-      const Phases phase(f, &Winograd::Class::out, out);
-      Grid<const T> from = readable(dense(at.products + (f.before + out * f.weights) * plane, chain.before, plane));
-      from.tile = p.lanes;
-      Grid<T> to{sums, {}, p.taps * p.lanes};
-      i64 step = p.lanes;
-      for (int a = 2; a >= 0; step *= w.axis[a--].kernel) {
-        const i64 first = w.axis[a].element(phase.of[a], 0, f.along[a]->taps);
-        to.data += first * step;
-        to.stride[a] = (w.axis[a].element(phase.of[a], 1, f.along[a]->taps) - first) * step;
+    for (i64 in = 0; in < f.ins; ++in)
+      for (i64 out = 0; out < f.outs; ++out) {
+        const Phases pi(f, &Winograd::Class::in, in), po(f, &Winograd::Class::out, out);
+        Grid<const T> from = readable(dense(at.products + p.products(f, in, out), chain.before, p.outputs_at_once * p.lanes));
+        from.tile = p.lanes;
+        Grid<T> to{sums, {}, p.taps * p.lanes};
+        i64 step = p.lanes;
+        for (int a = 2; a >= 0; step *= w.axis[a--].kernel) {
+          const auto element = [&](i64 j) { return w.axis[a].element(*f.along[a], pi.of[a], po.of[a], j); };
+          to.data += element(0) * step;
+          to.stride[a] = (element(1) - element(0)) * step;
+        }
+        chain(from, to, chunk.outputs, p.lanes, at.between, p.room());
       }
-      chain(from, to, chunk.outputs, p.lanes, at.between, p.room());
-    }
   }
 }
 
@@ -189,8 +191,10 @@ double cycles(const WinogradGrad& p, bool channels_last) {
   const auto moved = [&](i64 channels, double vectors) { return (vectors + 3) * (channels > w.lanes && channels % w.lanes ? 5 : 1); };
   const bool deep = std::all_of(w.axis, w.axis + 3, [](const Winograd::Along& a) { return a.classes.front().taps > 1; });
   for (const Winograd::Family& f : w.families) {
-    products += double(f.points * f.outs);
-    transforms += (deep ? 10 : 5) * double(f.points) * (moved(p.inputs, x) * x_again + double(f.outs) * moved(p.outputs, dy) * dy_again);
+    const double turns = double(f.outs > 1 ? f.ins * f.outs : 1);
+    products += double(f.points * f.ins * f.outs);
+    transforms +=
+        (deep ? 10 : 5) * double(f.points) * (double(f.ins) * moved(p.inputs, x) * x_again + turns * moved(p.outputs, dy) * dy_again);
   }
   const double few = std::max(1.0, 4 / double(p.outputs_at_once));  // rows too few to hide what an addition takes
   const double sums = double(w.weights) * x * double(p.outputs), turned = channels_last ? 0 : 4 * double(w.batch) * (turned_x + turned_dy);

@@ -33,6 +33,10 @@ struct WinogradGrad {
   i64 chunks() const { return groups * ceil_div(inputs, inputs_at_once) * ceil_div(outputs, outputs_at_once); }
   i64 sums() const { return outputs_at_once * taps * lanes; }
   i64 products() const { return tiles.weights * outputs_at_once * lanes; }
+  // Where those of a family's input pieces and output phases begin.
+  i64 products(const Winograd::Family& f, i64 in, i64 out) const {
+    return (f.before + (in * f.outs + out) * f.weights) * outputs_at_once * lanes;
+  }
 
   // Elements from tile to tile of V and D, and from position to position of inputs and gradients that were turned.
   static i64 pitch(i64 channels) { return round_up(channels, 16) | 16; }

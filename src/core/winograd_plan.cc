@@ -34,19 +34,33 @@ constexpr double kWeightTiles = 6, kInputBlocks = 0.5;
 // The estimates for direct kernels come out lower than they take, by about this much.
 constexpr double kAgainstDirect = 0.85;
 
-i64 most_taps(const Axis& a) { return ceil_div(a.kernel, a.stride); }
+// Longer filters are cut into pieces of kPiece taps, along all axes together at most so many that their inputs fit the caches.
+constexpr i64 kPiece = 3, kMostPieces = 9;
 
-// Phases of an axis by their number of taps and what they read, that of the most taps first.
+i64 most_taps(const Axis& a) { return ceil_div(a.kernel, a.stride); }
+i64 piece_taps(i64 most) { return most > kMaxFilter ? kPiece : most; }
+
+// Phases of an axis by the taps of their pieces and what they read, that of the most taps first. A phase's whole pieces end where it ends
+// to read, forward, and begin where it begins, backward: phases of different lengths share as many as they can.
 std::vector<Winograd::Class> make_classes(const Winograd::Along& a) {
   std::vector<Winograd::Class> found;
-  for (i64 phase = 0; phase < a.stride(); ++phase) {
-    const i64 taps = ceil_div(a.kernel - floor_mod(phase + a.crop, a.stride()), a.stride()), points = a.tile + taps - 1;
-    const i64 reach = a.forward ? floor_div(phase + a.crop, a.stride()) + 1 - taps : 0;
-    auto it = std::find_if(found.begin(), found.end(), [&](const auto& c) { return c.taps == taps && c.reach == reach; });
+  const auto add = [&](i64 taps, i64 reach, const std::vector<i64>& in, i64 out) {
+    const i64 points = a.tile + taps - 1;
+    auto it = std::find_if(found.begin(), found.end(),
+                           [&](const auto& c) { return c.taps == taps && c.reach == reach && (!a.forward || c.in == in); });
     if (it == found.end()) it = found.insert(it, {taps, reach, points, taps == 1 ? 1 : points, {}, {}});
-    (a.forward ? it->out : it->in).push_back(phase);
+    if (a.forward) it->in = in, it->out.push_back(out);
+    if (!a.forward) it->in.insert(it->in.end(), in.begin(), in.end()), it->out = {0};
+  };
+  const i64 piece = piece_taps(ceil_div(a.kernel, a.stride()));
+  for (i64 phase = 0; phase < a.stride(); ++phase) {
+    const i64 taps = ceil_div(a.kernel - floor_mod(phase + a.crop, a.stride()), a.stride()), whole = taps / piece, rest = taps % piece;
+    const i64 end = a.forward ? floor_div(phase + a.crop, a.stride()) + 1 : taps;
+    std::vector<i64> in;
+    for (i64 i = 0; i < whole; ++i) in.push_back(a.forward ? i * piece : phase + a.stride() * i * piece);
+    if (whole) add(piece, a.forward ? end - whole * piece : 0, in, phase);
+    if (rest) add(rest, a.forward ? end - taps : whole * piece, {a.forward ? 0 : phase}, phase);
   }
-  for (Winograd::Class& c : found) (a.forward ? c.in : c.out) = {0};
   std::stable_sort(found.begin(), found.end(), [](const auto& x, const auto& y) { return x.taps > y.taps; });
   return found;
 }
@@ -67,7 +81,7 @@ Winograd::Along make_axis(const Axis& from, bool forward, i64 tile, bool shifted
 // take 5. Phases read the same inputs, while a crop puts them at positions of their own; or they are counted from the first output on,
 // where that saves a tile, which counts on small maps (k4 s2 p1 of 4: 5 positions).
 std::vector<Winograd::Along> choices(const Axis& from, bool forward, i64 wanted) {
-  const i64 taps = most_taps(from);
+  const i64 taps = piece_taps(most_taps(from));
   std::vector<Winograd::Along> found;
   for (bool shifted : {false, true})
     for (i64 tile : {std::max<i64>(2, kManyPoints - taps), i64(2), kManyPoints + 1 - taps}) {
@@ -85,9 +99,12 @@ i64 Winograd::Along::reach_begin() const {
   return std::min_element(classes.begin(), classes.end(), [](const Class& x, const Class& y) { return x.reach < y.reach; })->reach;
 }
 i64 Winograd::Along::reach_end() const {
-  i64 end = classes.front().reach + classes.front().taps;
-  for (const Class& c : classes) end = std::max(end, c.reach + c.taps);
+  i64 end = reach_begin();
+  for (const Class& c : classes) end = std::max(end, c.reach + *std::max_element(c.in.begin(), c.in.end()) / in_stride + c.taps);
   return end;
+}
+bool Winograd::Along::adds(const Class& c, i64 out) const {
+  return std::any_of(&classes.front(), &c, [&](const Class& x) { return std::count(x.out.begin(), x.out.end(), out) > 0; });
 }
 i64 Winograd::Along::products() const {
   i64 all = 0;
@@ -97,14 +114,16 @@ i64 Winograd::Along::products() const {
 
 std::string Winograd::refusal(const Spec& spec) {
   int several = 0, most = 0;  // axes with more than one tap in a phase, and with as many as there are transforms for
+  double pieces = 1;
   for (const Axis& a : spec.axis) {
     if (a.dilation != 1 && a.kernel > 1) return "its taps are dilated";
     if (a.kernel < a.stride) return "a kernel smaller than its stride leaves phases without taps";
     if (a.stride > 64) return "its strides are longer than 64";
     const i64 taps = most_taps(a);
-    if (taps > kMaxFilter) return "a stride phase has more than 4 taps";
+    pieces *= double(taps / piece_taps(taps));
     several += taps > 1, most += taps == kMaxFilter;
   }
+  if (pieces > kMostPieces) return "a stride phase has more than 9 pieces of 3 taps";
   if (several == 3 && most > 1) return "4 taps along two of three axes would round too much";
   return several ? "" : "no stride phase has more than 1 tap along an axis";
 }

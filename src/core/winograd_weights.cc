@@ -35,10 +35,9 @@ struct WeightPacker {
           for (int a = 0; a < 3; ++a) {
             i64 step = w.block;
             for (int later = a + 1; later < 3; ++later) step *= w.axis[later].kernel;
-            const i64 taps_here = f.along[a]->taps, phase = w.axis[a].forward ? po.of[a] : pi.of[a];
-            const i64 first = w.axis[a].element(phase, 0, taps_here);
-            from.data += first * step;
-            from.stride[a] = (w.axis[a].element(phase, 1, taps_here) - first) * step;
+            const auto element = [&](i64 j) { return w.axis[a].element(*f.along[a], pi.of[a], po.of[a], j); };
+            from.data += element(0) * step;
+            from.stride[a] = (element(1) - element(0)) * step;
           }
           T* to = weights_of(w, group, f, b, out) + (in * w.channels + channel) * w.block;
           Grid<T> points = dense(to, chains[i].after, f.ins * w.channels * w.block);
