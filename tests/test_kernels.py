@@ -239,8 +239,10 @@ def fenced_problems() -> list[Problem]:
         if all((n - 1) * s + k - sum(crop) >= 1 for n in size):
             axes = ((v,) * len(size) for v in (k, s, 1, crop))
             found.append(Problem(size, *axes, 2, *channels, dtype, layout, biased=True, seed=len(found)))
-    # Inputs that are read where they lie, were it not for the end of the array.
-    return found + [Problem((65,), (2,), (2,), (1,), ((0, 1),), 1, 8, 1, dtype=dtype, biased=True) for dtype in DTYPES]
+    # Inputs that are read where they lie, were it not for the end of the array, and rows of most of a vector that are transposed.
+    found += [Problem((65,), (2,), (2,), (1,), ((0, 1),), 1, 8, 1, dtype=dtype, biased=True) for dtype in DTYPES]
+    return found + [Problem((size,), (3,), (1,), (1,), ((1, 1),), 1, cin, 13, dtype=dtype, layout=layout, biased=True)
+                    for size, cin, dtype, layout in product((13, 16), (13, 16), DTYPES, layouts)]  # fmt: skip
 
 
 def _run_fenced(p: Problem, kernel: str, at_end: bool) -> int:

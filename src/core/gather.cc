@@ -139,7 +139,7 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
   alignas(64) T tile[kMaxRows * kGatherVecs * 16];
   // The goes of a sum come together where it belongs; or, if it goes past the caches, in a tile.
   const bool activated = of.lane.activation != Activation::none, apart = of.stream && !goes.one(taps);
-  const i64 at_once = activated || apart ? 1 : count / height;  // tiles
+  const i64 whole = count / height, at_once = activated || apart ? 1 : whole;  // tiles
   const auto add = [&](i64 b, i64 n, const Lines::Line& line, i64 t, i64 c, i64 r, i64 rows, i64 tiles) {
     const i64 some = std::min(goes.taps, line.taps - t);
     const bool first = goes.first(t, c), last = goes.last(t, c, line.taps);
@@ -157,8 +157,8 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
   const auto each_tile = [&](auto body) {
     for (i64 n = 0; n < of.images; ++n)
       for (const Lines::Line& line : lines.all)
-        for (i64 r = 0, rows, tiles; r < count; r += rows * tiles) {
-          rows = std::min(height, count - r), tiles = std::clamp<i64>((count - r) / height, 1, at_once);
+        for (i64 r = 0, left = whole, rows, tiles; r < count; r += rows * tiles, left -= tiles) {
+          rows = std::min(height, count - r), tiles = std::clamp<i64>(left, 1, at_once);
           body(n, line, r, rows, tiles);
         }
   };

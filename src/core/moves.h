@@ -228,7 +228,7 @@ void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 t
   if constexpr (N > 1) {
     using vec = Vec<T, N>;
     const i64 a_end = as / N * N, b_end = bs / N * N;
-    const auto square = [&](i64 a, i64 b) __attribute__((always_inline)) {
+    const auto square = [&](i64 a, i64 b, i64 most) __attribute__((always_inline)) {
       vec v[N];
 #pragma GCC unroll 16
       for (int i = 0; i < N; ++i) v[i] = load<vec>(from + (a + i) * from_pitch + b);
@@ -238,7 +238,9 @@ void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 t
       transpose_square(v);
 #pragma GCC unroll 16
       for (int i = 0; i < N; ++i)
-        if constexpr (Stream && sizeof(vec) == kLine)
+        if (i >= most)
+          break;
+        else if constexpr (Stream && sizeof(vec) == kLine)
           stream(to + a + (b + i) * to_pitch, v[i]);
         else
           store(to + a + (b + i) * to_pitch, v[i]);
@@ -246,13 +248,19 @@ void transpose(const T* __restrict from, i64 from_pitch, T* __restrict to, i64 t
     // Along the lines that lie farther apart, N at a time: few pages at once, and the hardware looks ahead.
     if (from_pitch > to_pitch)
       for (i64 a = 0; a < a_end; a += N)
-        for (i64 b = 0; b < b_end; b += N) square(a, b);
+        for (i64 b = 0; b < b_end; b += N) square(a, b, N);
     else
       for (i64 b = 0; b < b_end; b += N)
-        for (i64 a = 0; a < a_end; a += N) square(a, b);
+        for (i64 a = 0; a < a_end; a += N) square(a, b, N);
     if (a_end < as)
       transpose<T, N / 2>(from + a_end * from_pitch, from_pitch, to + a_end, to_pitch, as - a_end, b_end, bias ? bias + a_end : nullptr);
-    if (b_end < bs) transpose<T, N / 2>(from + b_end, from_pitch, to + b_end * to_pitch, to_pitch, as, bs - b_end, bias);
+    // Of what is left over, more than half a square is a whole one, as long as its rows do not end before it does.
+    i64 a = 0;
+    if (const i64 rest = bs - b_end; rest > N / 2 && from_pitch > 0)
+      for (const i64 inside = as - ceil_div(N - rest, from_pitch); a + N <= inside; a += N) square(a, b_end, rest);
+    if (b_end < bs)
+      transpose<T, N / 2>(from + a * from_pitch + b_end, from_pitch, to + a + b_end * to_pitch, to_pitch, as - a, bs - b_end,
+                          bias ? bias + a : nullptr);
   } else {
     for (i64 b = 0; b < bs; ++b)
       for (i64 a = 0; a < as; ++a) to[a + b * to_pitch] = bias ? from[a * from_pitch + b] + bias[a] : from[a * from_pitch + b];

@@ -9,10 +9,10 @@ namespace tconv {
 namespace {
 
 // What a box may take of a core's second-level cache: less where all weights stay there, more where they come from far away; and the
-// fewest tiles worth reading weights for.
+// fewest tiles worth reading weights for, whose inputs take no more than so much memory of a thread.
 constexpr i64 kFewWeightBytes = 1 << 20, kManyWeightBytes = 24 << 20;
 constexpr i64 kFewInputBytes = 384 << 10, kInputBytes = 768 << 10, kManyInputBytes = 1280 << 10;
-constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12;
+constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12, kMostInputBytes = 6400 << 10;
 
 // Axes whose tiles take so many points round worse: of two axes both may, of three, or where sums are short, one. Each has to save so much
 // of the time, and more where every point has sums.
@@ -203,7 +203,8 @@ i64 Winograd::room_of_box(i64 element_bytes) const {
   for (const Along& a : axis) sums *= a.tile * a.out_stride;
   const i64 weight_bytes = weights * channels * blocks * block * element_bytes;
   const i64 most = weight_bytes <= kFewWeightBytes ? kFewInputBytes : weight_bytes <= kManyWeightBytes / 4 ? kInputBytes : kManyInputBytes;
-  return std::max(kFewestTiles, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
+  const i64 fewest = std::clamp<i64>(kMostInputBytes / inputs, 1, kFewestTiles);
+  return std::max(fewest, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
 }
 
 // Boxes as large as there is room for, each for all blocks; where they would not feed all threads, smaller ones and runs of blocks; where
@@ -222,7 +223,8 @@ void Winograd::share_out(i64 most) {
     }
     return wanted > 1;
   };
-  for (i64 size = most, last = 0; size != last && consider(size, 0); last = size, size = std::max(kFewestTiles, ceil_div(tiles, 2))) {
+  for (i64 size = most, last = 0; size != last && consider(size, 0);
+       last = size, size = std::min(most, std::max(kFewestTiles, ceil_div(tiles, 2)))) {
   }
   if (boxes() * groups <= kFewTasks * threads)
     for (i64 more = 1; more < threads && more < 4; ++more) consider(best, more);
