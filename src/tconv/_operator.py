@@ -29,6 +29,7 @@ from ._runtime import (
     same_dtype,
     stored,
     thread_count,
+    usable,
     write,
 )
 from ._spec import ArgumentError, Ints, Padding, Spec, at_least_one, integers, pairs
@@ -210,11 +211,10 @@ class Operator:
         x = readable(array, dtype) if dtype is self._dtype else stored(array)
         if home is not None:
             out = aligned(ready.shape, dtype)
-        elif out is None and dtype is self._dtype:  # the usual call, which checks nothing twice: microseconds count
-            target = fresh(ready.shape, dtype)
+        target = fresh(ready.shape, dtype) if out is None else result(out, ready.shape, dtype, (array,), ready.problem.spec)
+        if dtype is self._dtype and home is None and (out is None or usable(target, dtype)):  # the usual call: microseconds count
             ready.run(x, ready.packed, ready.bias, target, ready.activation, ready.slope)
             return target
-        target = result(out, ready.shape, dtype, [array], ready.problem.spec)
         write(target, partial(ready.run, x, ready.packed, ready.bias, activation=ready.activation, slope=ready.slope))
         return target if home is None else home(target)
 

@@ -261,9 +261,10 @@ def result(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Itera
         raise ArgumentError("out", out.shape, f"must have the shape of the result, {shape}", problem)
     if out.dtype != dtype:
         raise ArgumentError("out", out.dtype.name, f"must have the dtype of the result, {dtype.name}", problem)
-    if not out.flags.writeable:
+    flags = out.flags
+    if not flags.writeable:
         raise ArgumentError("out", out.shape, "is read-only", problem)
-    if _overlaps_itself(out):
+    if not flags.c_contiguous and _overlaps_itself(out):
         raise ArgumentError("out", out.strides, "overlaps itself: its strides let two elements share memory", problem)
     for array in inputs:
         if np.may_share_memory(out, array) and _share(out, array):
@@ -281,7 +282,7 @@ def _share(a: Array, b: Array) -> bool:
 
 def _overlaps_itself(array: Array) -> bool:
     """Sufficient for every view made by slicing and transposing: each stride steps over all that the smaller ones span."""
-    if array.flags.c_contiguous or not array.size:
+    if not array.size:
         return False
     span = array.itemsize
     for stride, size in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
