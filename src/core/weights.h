@@ -33,6 +33,8 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
   const std::vector<i64> element = elements(weight, kernel);
   const i64 taps = i64(element.size()), *stride = weight.stride;
   if (adjacent(element)) {
+    // Where channels are adjacent too, as those of a gradient by the input, all are one.
+    if (stride[0] == taps && channel == taps * tap) return k.transpose(weight.data, stride[1], to, tap, outputs, channels * taps, nullptr);
     for (i64 c = 0; c < channels; ++c) k.transpose(weight.data + c * stride[0], stride[1], to + c * channel, tap, outputs, taps, nullptr);
     return;
   }
