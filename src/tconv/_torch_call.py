@@ -117,12 +117,12 @@ def transposed(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tupl
     elif (prepared := _plain(rank, x, w, bias, words, more)) is None:
         y = _by_torch(rank, x, w, bias, words, more)
     else:
-        batch = x[None] if prepared.single else x
+        batch, plan = x[None] if prepared.single else x, prepared.plans[is_last(x) or is_last(w)]
         if not torch.is_grad_enabled():
             after = (0, 0.0) if activation is None else activation.code
-            y = core.run(prepared.plans[is_last(x) or is_last(w)], batch, w, bias, frozen, after)
+            y = core.run(plan, batch, w, bias, frozen, after)
             return y[0] if prepared.single else y
-        y = ops.conv_transpose(batch, w, bias, *prepared.geometry)
+        y = ops.planned(batch, w, bias, plan, prepared.geometry)
         y = y[0] if prepared.single else y
     return y if activation is None else activation(y)
 
@@ -132,19 +132,20 @@ def _plain(rank: int, x: Tensor, w: Tensor, bias: Tensor | None, words: tuple[An
     if not (x.is_cpu and w.is_cpu and x.layout is w.layout is torch.strided and (bias is None or bias.is_cpu)):
         return None
     kinds = (x.dtype, w.dtype) if bias is None else (x.dtype, w.dtype, bias.dtype)
-    return _prepared(rank, x.shape, w.shape, None if bias is None else bias.shape, kinds, words, more, torch.get_num_threads())
+    return _prepared(rank, x.shape, w.shape, None if bias is None else bias.shape, kinds, words, more, torch.get_num_threads(),
+                     torch.is_grad_enabled())  # fmt: skip
 
 
 @lru_cache(maxsize=512)
 def _prepared(rank: int, x: tuple[int, ...], w: tuple[int, ...], bias: tuple[int, ...] | None, kinds: tuple[torch.dtype, ...],
-              words: tuple[Any, ...], more: tuple[int, ...] | None, threads: int) -> Prepared | None:  # fmt: skip
+              words: tuple[Any, ...], more: tuple[int, ...] | None, threads: int, training: bool) -> Prepared | None:  # fmt: skip
     """The call of these shapes and dtypes, or None where it is PyTorch's to compute or to refuse."""
     if len(set(kinds)) != 1 or kinds[0] not in SUMMED or len(w) != rank + 2 or len(x) - rank not in (1, 2):
         return None
     try:
         geometry = _geometry(w[2:], Words(*words), more)
         batch = (1, *x) if len(x) == rank + 1 else tuple(x)
-        first, last = (core.plan(True, False, batch, tuple(w), bias, kinds[0], last, *geometry, threads) for last in (False, rank > 1))
+        first, last = (core.plan(True, training, batch, tuple(w), bias, kinds[0], last, *geometry, threads) for last in (False, rank > 1))
     except ArgumentError:
         if Words(*words).are_torch:
             return None

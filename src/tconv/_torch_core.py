@@ -86,7 +86,12 @@ def run(plan: Plan, source: Tensor, w: Tensor, bias: Tensor | None, frozen: bool
     else:
         target = torch.empty(plan.shape, dtype=dtype, device=source.device, memory_format=memory_format(source.ndim - 2, last))
         data, out = batch(source, last), batch(target, last)
-    add = None if bias is None else array(bias.to(SUMMED[dtype]).contiguous())
+    if bias is None:
+        add = None
+    elif dtype is torch.float32 and bias.is_contiguous():
+        add = bias.numpy(force=True)
+    else:
+        add = array(bias.to(SUMMED[dtype]).contiguous())
     packed = _torch_weights.packed(w, plan, frozen)
     if packed is None:
         plan.stencil.apply(data, array(w), add, out, *after)
