@@ -115,7 +115,7 @@ def neon(arguments):
 
 
 def native(arguments):
-    """what `neon` runs, built for this processor and as a whole: no Python between the core and its judge, no name for two types"""
+    """what `neon` runs, built for this processor and as a whole: no name for two types, nor one that other processors lack"""
     run(build_check("native", CMAKE_CXX_FLAGS="-flto -Werror=odr"), *arguments)
 
 

@@ -266,13 +266,6 @@ constexpr void fill_correlated(Kernels<T>& k) {
     fill_correlated<T, N, Registers, R - 1>(k);
 }
 
-// A table whose words are pairs of bfloat16.
-template <int N, int Registers>
-constexpr Kernels<float> with_dots(Kernels<float> k) {
-  fill_products<DotProduct, float, N, Registers>(k);
-  return k;
-}
-
 template <class T, int N, int Registers>
 constexpr Kernels<T> make(const Halves* half) {
   Kernels<T> k{N,

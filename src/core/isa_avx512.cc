@@ -4,6 +4,17 @@
 TCONV_INSTANTIATE(avx512, 16, 32)
 
 namespace tconv {
+namespace {
+
+// A table whose words are pairs of bfloat16.
+constexpr Kernels<float> with_dots(Kernels<float> k) {
+  fill_products<DotProduct, float, 16, 32>(k);
+  return k;
+}
+
+}  // namespace
+
 extern const Kernels<float> avx512_dots;
-constexpr Kernels<float> avx512_dots = with_dots<16, 32>(avx512_f32);
+constexpr Kernels<float> avx512_dots = with_dots(avx512_f32);
+
 }  // namespace tconv
