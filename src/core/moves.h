@@ -305,7 +305,7 @@ void copy_stretches(const T* from, i64 elements, i64 ahead, T* to, const Stretch
   for (const Stretch* s = stretches; s < stretches + count; ++s) {
     const T* at = from + s->from;
     for (i64 i = 0; i < s->count; i += 64 / i64(sizeof(T))) __builtin_prefetch(at + ahead + i);
-    for (i64 i = s->zeros; i > 0; i -= N) store(to + s->to + s->zeros - i, Vec<T, N>{});
+    for (i64 i = 0; i < s->zeros; i += N) store(to + s->to + i, Vec<T, N>{});
     T* copied = to + s->to + s->zeros;
     if (s->from + s->count + N > elements)
       copy_run<T, N>(at, copied, s->count);
