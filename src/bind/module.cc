@@ -141,7 +141,7 @@ class Stencil {
   int threads() const { return layer().threads(); }
   int lanes() const {  // channels and positions of a vector of products
     const Isa& of = layer().isa;
-    return dtype_ == Dtype::float64 ? of.f64->lanes : of.f32->lanes * (of.dot > 0 ? 2 : 1);
+    return dtype_ == Dtype::float64 ? of.f64->lanes : of.f32->lanes * (of.term == Term::numbers ? 1 : 2);
   }
   double multiply() const { return layer().isa.multiply; }  // cycles of two vectors of products
   i64 workspace_bytes() const { return layer().workspace() * (dtype_ == Dtype::float64 ? 8 : 4); }

@@ -9,7 +9,7 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kRowBytes = 32 << 10;   // of output a task, at least
+constexpr i64 kRowBytes = 32 << 10;    // of output a task, at least
 constexpr i64 kMapsBytes = 512 << 10;  // of the maps of a block of channels that are transposed, about
 constexpr double kTurned = 0.3;        // cycles of transposing an element,
 constexpr double kTurnedNear = 0.2;    // and in a second-level cache

@@ -2,6 +2,12 @@
 // Which instruction sets this build holds, and which of them this processor (and its operating system) runs.
 #include <cstring>
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "kernels.h"
 
 namespace tconv {
@@ -14,6 +20,19 @@ bool cpu_has_avx512() {
          __builtin_cpu_supports("avx512dq");
 }
 bool cpu_has_avx512_bf16() { return cpu_has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+// Tiles have a state that Linux keeps for processes that ask, which is when it is known whether it does; asked for when first needed, since
+// signals need larger stacks then.
+bool has_amx_bf16() {
+#if defined(__linux__)
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // cpuid 7, edx
+  constexpr long kRequest = 0x1023, kTileData = 18;       // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a, b, c, d;
+  return cpu_has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kBf16) && (d & kTile) &&
+         syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 // Zen 4 halves its vectors of 64 bytes.
 double avx512_multiply() { return __builtin_cpu_is("amdfam19h") ? 2.0 : 1.0; }
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -29,36 +48,47 @@ bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_sup
 #undef X
 
 #if defined(__x86_64__) || defined(_M_X64)
-extern const Kernels<float> avx512_dots;
+extern const Kernels<float> avx512_dots, avx512_amx;
 #endif
 
 namespace {
 
-const Isa* dots_of(const char* name) {
 #if defined(__x86_64__) || defined(_M_X64)
-  // Zen 4 and 5 issue as many dot products as multiply-adds, Cooper Lake and its successors half as many.
-  static const Isa dots{"avx512_bf16", cpu_has_avx512_bf16, &avx512_dots, &avx512_f64,
-                        &avx512_half,  nullptr,             __builtin_cpu_is("amd") ? 1.0 : 2.0, avx512_multiply()};
-  if (!std::strcmp(name, "avx512") && dots.supported()) return &dots;
-#endif
-  (void)name;
-  return nullptr;
+// Zen 4 and 5 issue as many dot products as multiply-adds, Cooper Lake and its successors half as many.
+const Isa* avx512_with_dots() {
+  static const Isa dots{"avx512_bf16",
+                        cpu_has_avx512_bf16,
+                        &avx512_dots,
+                        &avx512_f64,
+                        &avx512_half,
+                        Term::pairs,
+                        __builtin_cpu_is("amd") ? avx512_multiply() : 2.0,
+                        nullptr,
+                        nullptr};
+  static const bool supported = dots.supported();
+  return supported ? &dots : nullptr;
 }
-
-double multiply_of(const char* name) {
-#if defined(__x86_64__) || defined(_M_X64)
-  if (!std::strcmp(name, "avx512")) return avx512_multiply();
+// A product of tiles takes 16 cycles, of which two vectors' pairs are a 128th.
+const Isa* avx512_with_tiles() {
+  static const Isa tiles{"amx_bf16", has_amx_bf16, &avx512_amx, &avx512_f64, &avx512_half, Term::pairs_in_tiles, 0.125, nullptr, nullptr};
+  static const bool supported = tiles.supported();
+  return supported ? &tiles : nullptr;
+}
 #endif
-  (void)name;
-  return 1.0;
+
+Isa make_isa(const char* name, bool (*supported)(), const Kernels<float>* f32, const Kernels<double>* f64, const Halves* half) {
+#if defined(__x86_64__) || defined(_M_X64)
+  if (!std::strcmp(name, "avx512"))
+    return {name, supported, f32, f64, half, Term::numbers, avx512_multiply(), avx512_with_dots, avx512_with_tiles};
+#endif
+  return {name, supported, f32, f64, half, Term::numbers, 1.0, nullptr, nullptr};
 }
 
 }  // namespace
 
 const Isa* isas(int* count) {
   static const Isa list[] = {
-#define X(name, lanes, registers, supported) \
-  {#name, [] { return bool(supported); }, &name##_f32, &name##_f64, &name##_half, dots_of(#name), 0.0, multiply_of(#name)},
+#define X(name, lanes, registers, supported) make_isa(#name, [] { return bool(supported); }, &name##_f32, &name##_f64, &name##_half),
 #include "kernels.inc"
 #undef X
   };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "half_layer.h"
 
+#include <optional>
+
 #include "half.h"
 
 namespace tconv {
@@ -45,18 +47,22 @@ View<T> dense_weight(T* data, const Spec& s) {
 }  // namespace
 
 HalfLayer::Choice HalfLayer::choose(const Spec& spec, Direction direction, const Isa& isa, Method method, int threads, Use use, Half kind) {
-  Layer single(spec, direction, isa, method, threads, 4, use);
+  std::optional<Choice> best(Choice{Layer(spec, direction, isa, method, threads, 4, use), spec, false});
   Spec of = spec;
   const i64 channels = summed_channels(of, direction);
-  if (kind != Half::bfloat16 || !isa.dots || channels == spec.groups || method >= Method::depthwise)
-    return {std::move(single), spec, false};
+  if (kind != Half::bfloat16 || channels == spec.groups || method >= Method::depthwise) return std::move(*best);
   of = in_pairs(spec, direction);
-  Layer dots(of, direction, *isa.dots, method, threads, 4, use);
   const double elements = double(spec.batch * channels) * double(positions(spec, direction == Direction::grad_input));
   const bool adjacent = use.channels_last && channels / spec.groups % 2 == 0;
-  const double by_pairs = dots.cycles * isa.dots->dot + (adjacent ? 0 : kPair) * elements;
-  if (by_pairs >= single.cycles + kWiden * elements) return {std::move(single), spec, false};
-  return {std::move(dots), of, true};
+  double fewest = best->layer.cycles + kWiden * elements;
+  for (const auto find : {isa.dots, isa.matrix}) {
+    const Isa* words = find ? find() : nullptr;
+    if (!words || (words->term == Term::pairs_in_tiles && method == Method::positions)) continue;
+    Layer pairs(of, direction, *words, method, threads, 4, use);
+    const double cycles = pairs.cycles + (adjacent ? 0 : kPair) * elements;
+    if (cycles < fewest) fewest = cycles, best.emplace(Choice{std::move(pairs), of, true});
+  }
+  return std::move(*best);
 }
 
 // As many images at a time as have few words, and leave none over; all of them where their words are read where they lie.

@@ -284,7 +284,8 @@ constexpr Kernels<T> make(const Halves* half) {
                sum_rows<T, N>,
                activate<T, N>,
                {},
-               half};
+               half,
+               {nullptr, nullptr}};
   fill_products<MultiplyAdd, T, N, Registers>(k);
   fill_correlated<T, N, Registers>(k);
   fill_transforms<T, N>(k);

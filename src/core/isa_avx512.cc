@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "isa.h"
 
+#include "amx.h"
+#include "matrix.h"
+
 TCONV_INSTANTIATE(avx512, 16, 32)
 
 namespace tconv {
@@ -14,7 +17,8 @@ constexpr Kernels<float> with_dots(Kernels<float> k) {
 
 }  // namespace
 
-extern const Kernels<float> avx512_dots;
+extern const Kernels<float> avx512_dots, avx512_amx;
 constexpr Kernels<float> avx512_dots = with_dots(avx512_f32);
+constexpr Kernels<float> avx512_amx = with_tiles<Amx>(avx512_f32);
 
 }  // namespace tconv

@@ -18,6 +18,9 @@ inline i64 terms_at_once(i64 all, i64 few = kFewTerms) {
 
 constexpr int kMaxRows = 12, kMaxVecs = 8;
 
+// A matrix unit's tiles: rows, and words of a row; and the rows of a microkernel's sums at most (matrix.h).
+constexpr int kTileSide = 16, kTallRows = 2 * kTileSide;
+
 // An output of so many bytes is larger than a thread's share of the last cache: who reads it next does not find it there, so it
 // need not pass through.
 constexpr i64 kStreamBytes = 16 << 20;
@@ -201,12 +204,18 @@ struct Halves {
   void (*pair)(const std::uint16_t* first, const std::uint16_t* second, i64 count, float* to);
 };
 
+// What a thread calls before and after products on a matrix unit, or nulls.
+struct TileUnit {
+  void (*begin)();
+  void (*end)();
+};
+
 template <class T>
 struct Kernels {
   int lanes;                                                // elements of a vector
   Tile<T> tile[kMaxRows + 1][kMaxVecs + 1];                 // [R][V]; null where the accumulators would not fit the registers
-  Gathered<T> gathered[kGatherVecs + 1][kMaxRows + 1];      // [V][R]; null likewise
-  Stepped<T> stepped[kGatherVecs + 1][kMaxRows + 1];        // [V][R]; null likewise
+  Gathered<T> gathered[kGatherVecs + 1][kTallRows + 1];     // [V][R]; null likewise
+  Stepped<T> stepped[kGatherVecs + 1][kTallRows + 1];       // [V][R]; null likewise
   Correlated<T> correlated[kGatherVecs + 1][kMaxRows + 1];  // [V][R]; null likewise
   Outer<T> outer[kGatherVecs + 1][kMaxRows + 1];            // [V][R]; null likewise
   Weave<T> weave;
@@ -219,6 +228,7 @@ struct Kernels {
   Activate<T> activate;
   Transform<T> transform[kMaxTile + 1][kMaxFilter + 1];  // [m][r]; null where there is none
   const Halves* half;
+  TileUnit unit;  // of gathered and stepped, which have all heights then
 };
 
 // The weights of a call: packed; or as they lie, for methods that pack what a task reads.
@@ -254,17 +264,18 @@ void narrow(const Kernels<float>& k, const float* from, i64 count, S* to) {
 }
 
 // One instruction set: its name, whether this processor runs it, and its tables. Where it has dot products of bfloat16, `dots` is the same
-// with microkernels that take pairs of bfloat16 for words; all that only moves words serves both. There a product of words takes the time
-// of so many multiply-adds; 0: words are numbers.
+// with microkernels that take pairs of bfloat16 for words, and `matrix` with lanes over channels on a matrix unit; all that only moves
+// words serves all.
+enum class Term { numbers, pairs, pairs_in_tiles };
 struct Isa {
   const char* name;
   bool (*supported)();
   const Kernels<float>* f32;
   const Kernels<double>* f64;
   const Halves* half;
-  const Isa* dots;  // or null
-  double dot;
-  double multiply;  // cycles that two vectors of multiply-adds take
+  Term term;
+  double multiply;                     // cycles that two vectors of multiply-adds (of words) take
+  const Isa* (*dots)(), *(*matrix)();  // or null, as what they return
 
   template <class T>
   const Kernels<T>& kernels() const;

@@ -2,6 +2,7 @@
 #include "layer.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 #include "parallel.h"
@@ -28,7 +29,7 @@ constexpr double kRawShare = 0.04;         // of the time of tiles, if their wei
 constexpr double kMostTurned = 4 << 20;  // bytes
 
 // Why a method is not worth an estimate, or nothing. `turned_bytes`: of a position of a vector of channels that must be transposed.
-std::string implausible(Method method, const Plan& by_positions, i64 turned_bytes) {
+std::string implausible(Method method, const Plan& by_positions, i64 turned_bytes, Term term) {
   if (method == Method::winograd && std::min(by_positions.channels, by_positions.outputs) < kWinogradChannels)
     return "a group has fewer than 16 channels, too few to pay for the transforms";
   if (method == Method::depthwise) {
@@ -40,7 +41,8 @@ std::string implausible(Method method, const Plan& by_positions, i64 turned_byte
   if (method != Method::channels) return {};
   double listed = 0;
   for (const StencilAxis& a : by_positions.axis) listed += double(a.out_size) * double(a.kernel);
-  if (by_positions.outputs < 8) return "a group writes fewer than 8 channels, which leaves most lanes empty";
+  if (by_positions.outputs < 8 && term != Term::pairs_in_tiles)
+    return "a group writes fewer than 8 channels, which leaves most lanes empty";
   if (listed >= 1e6) return "every output and tap of an axis is listed, and these axes are too long for that";
   return {};
 }
@@ -96,23 +98,23 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
   const Method last = asked > Method::winograd ? asked : Method::winograd;
   std::vector<Candidate> found;
   for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, last}) {
-    Candidate c{method, 0, refusal(method, spec, dir)};
+    Candidate c{method, std::numeric_limits<double>::infinity(), refusal(method, spec, dir)};
     if (c.refused.empty() && !stands_for(asked, method))
       c.refused = asked == Method::direct ? "it is not direct" : "another method was asked for by name";
-    if (c.refused.empty() && isa.dot > 0 && method > Method::channels) c.refused = "it does not multiply pairs of bfloat16";
-    if (c.refused.empty() && asked != method) c.refused = implausible(method, by_positions, use.channels_last ? 0 : lanes * bytes);
+    if (c.refused.empty() && isa.term == Term::pairs && method > Method::channels) c.refused = "it does not multiply pairs of bfloat16";
+    if (c.refused.empty() && isa.term == Term::pairs_in_tiles && method != Method::channels)
+      c.refused = "a matrix unit has lanes over channels alone";
+    if (c.refused.empty() && asked != method)
+      c.refused = implausible(method, by_positions, use.channels_last ? 0 : lanes * bytes, isa.term);
     if (c.refused.empty()) c.cycles = estimate(method);
     found.push_back(std::move(c));
   }
   return found;
 }
 
-// The one of the fewest cycles; there always is one.
+// The one of the fewest cycles.
 const Candidate& best(const std::vector<Candidate>& candidates) {
-  const auto before = [](const Candidate& a, const Candidate& b) {
-    return a.refused.empty() && (!b.refused.empty() || a.cycles < b.cycles);
-  };
-  return *std::min_element(candidates.begin(), candidates.end(), before);
+  return *std::min_element(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.cycles < b.cycles; });
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ std::string refusal(Method method, const Spec& spec, Direction direction);
 // A method that could compute a problem: its estimated cycles on one thread, or why it was not considered.
 struct Candidate {
   Method method;
-  double cycles;
+  double cycles;        // without end if refused
   std::string refused;  // empty: considered
 };
 
@@ -40,7 +40,7 @@ struct Layer {
   const Isa& isa;
   i64 channels_per_group;  // input channels of the weight
   std::vector<Candidate> candidates;
-  Method method;  // the candidate of the fewest cycles
+  Method method;  // the candidate of the fewest cycles; one that is refused only on a matrix unit
   double cycles;
   std::variant<std::unique_ptr<const Plan>, std::unique_ptr<const Gather>, std::unique_ptr<const Depthwise>,
                std::unique_ptr<const DepthwiseRows>, std::unique_ptr<const Winograd>>

@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "../../src/core/grad_weight.h"
-#include "../../src/core/layer.h"
+#include "../../src/core/half_layer.h"
+#include "tile_model.h"
 
 using namespace tconv;
 
@@ -81,7 +82,7 @@ struct Definition {
   }
 };
 
-int failures = 0, transformed = 0;
+int failures = 0, transformed = 0, paired = 0, tiled = 0;
 
 template <class T>
 void compare(const std::vector<T>& got, const std::vector<double>& sum, const std::vector<double>& size, const char* what, const char* isa,
@@ -207,6 +208,56 @@ void check(const Spec& spec, const Isa& isa, int line) {
   }
 }
 
+std::vector<std::uint16_t> rounded(const Isa& isa, const std::vector<float>& from) {
+  std::vector<std::uint16_t> to(from.size());
+  isa.half->narrow(from.data(), i64(from.size()), to.data(), Half::bfloat16);
+  return to;
+}
+std::vector<float> widened(const Isa& isa, const std::vector<std::uint16_t>& from) {
+  std::vector<float> to(from.size());
+  isa.half->widen(from.data(), i64(from.size()), to.data(), Half::bfloat16);
+  return to;
+}
+
+// Pairs of bfloat16, in tiles or not, where `isa` computes nothing by itself: the forward layer and the input's gradient.
+void check_pairs(const Spec& spec, const Isa& isa, int line) {
+  const Definition d(spec);
+  const i64 nx = spec.batch * spec.in_channels * volume(d.in), ny = spec.batch * spec.out_channels * volume(d.out);
+  const auto x = rounded(isa, noise<float>(nx)), dy = rounded(isa, noise<float>(ny));
+  const auto w = rounded(isa, noise<float>(spec.in_channels * (spec.out_channels / spec.groups) * volume(d.taps)));
+  const std::vector<float> wide_x = widened(isa, x), wide_dy = widened(isa, dy), wide_w = widened(isa, w),
+                           bias = noise<float>(spec.out_channels);
+  std::vector<double> y(ny), dx(nx);
+  for (i64 i = 0; i < ny; ++i) y[i] = bias[i / volume(d.out) % spec.out_channels];
+  d.each([&](i64 i, i64 t, i64 o) { y[o] += double(wide_x[i]) * wide_w[t], dx[i] += double(wide_dy[o]) * wide_w[t]; });
+  for (Direction direction : {Direction::forward, Direction::grad_input})
+    for (bool last : {false, true}) {
+      const bool forward = direction == Direction::forward;
+      const i64 ins = forward ? spec.in_channels : spec.out_channels, outs = forward ? spec.out_channels : spec.in_channels;
+      const i64 *in = forward ? d.in : d.out, *out = forward ? d.out : d.in;
+      const auto from = last ? turned(forward ? x : dy, ins, volume(in), false) : forward ? x : dy;
+      std::vector<std::uint16_t> first;
+      for (int threads : {1, 3, 16}) {
+        const HalfLayer layer(spec, direction, isa, Method::automatic, threads, {false, last}, Half::bfloat16);
+        std::vector<float> packed(std::size_t(layer.layer().weight_elements()), std::numeric_limits<float>::quiet_NaN());
+        std::vector<std::uint16_t> to(std::size_t(forward ? ny : nx), 0x7fc0);
+        layer.pack(w.data(), packed.data());
+        layer.run(from.data(), packed.data(), Epilogue<float>{forward ? bias.data() : nullptr}, to.data());
+        layer.layer().isa.term == Term::pairs_in_tiles ? ++tiled : layer.paired() ? ++paired : 0;
+        if (first.empty()) first = to;
+        const std::vector<float> got = widened(isa, last ? turned(to, outs, volume(out), true) : to);
+        const std::vector<double>& want = forward ? y : dx;
+        for (std::size_t i = 0; i < got.size(); ++i)
+          if (to != first || !(std::fabs(got[i] - want[i]) <= std::ldexp(std::fabs(want[i]), -8) + 1e-5)) {
+            std::printf("FAILED pairs %s direction %d last %d threads %d problem %d element %zu: %g, definition %g\n",
+                        layer.layer().isa.name, int(direction), last, threads, line, i, double(got[i]), want[i]);
+            ++failures;
+            return;
+          }
+      }
+    }
+}
+
 // One axis of a kind: ordinary, far stamps, wide dilation, large kernel, stride and dilation with a common divisor, few taps a phase.
 Axis random_axis(i64 kind, i64 scale) {
   switch (kind) {
@@ -293,11 +344,16 @@ int main(int count, char** values) {
     for (int i = 0; i < isas_here; ++i)
       if (list[i].supported())
         random_engine.seed(std::uint32_t(line)), check<float>(spec, list[i], line), check<double>(spec, list[i], line);
+    for (const auto words : {list[0].dots, list[0].matrix, &model_of_tiles})
+      if (words && words())
+        check_pairs(spec, {"none", nullptr, list[0].f32, list[0].f64, list[0].half, Term::numbers, 1e9, words, nullptr}, line);
   }
   std::string names;
   for (int i = 0; i < isas_here; ++i)
     if (list[i].supported()) names += std::string(" ") + list[i].name;
-  std::printf("%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms)\n", problems,
-              names.c_str(), failures, transformed);
+  std::printf(
+      "%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms, %d by pairs, %d by tiles "
+      "of pairs)\n",
+      problems, names.c_str(), failures, transformed, paired, tiled);
   return failures != 0;
 }
