@@ -132,11 +132,7 @@ class Stencil {
   }
 
   i64 weight_elements() const { return layer().weight_elements(); }
-  std::vector<i64> signature() const {
-    std::vector<i64> found = layer().signature();
-    if (half_) found.push_back(half_->paired());
-    return found;
-  }
+  std::vector<i64> signature() const { return layer().signature(); }
   std::string kernel() const { return std::string(name(layer().method)) + "_" + layer().isa.name; }
   int threads() const { return layer().threads(); }
   int lanes() const {  // channels and positions of a vector of products

@@ -27,7 +27,7 @@ bool has_amx_bf16() {
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // cpuid 7, edx
   constexpr long kRequest = 0x1023, kTileData = 18;       // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   unsigned a, b, c, d;
-  return cpu_has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kBf16) && (d & kTile) &&
+  return cpu_has_avx512_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kBf16) && (d & kTile) &&
          syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 #else
   return false;

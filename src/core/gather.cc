@@ -48,7 +48,7 @@ struct Rows {
     for (const Tap& td : d->taps)
       for (const Tap& th : h->taps)
         for (const Tap& tw : w->taps)
-          weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + tw.tap) * g.depth * g.block);
+          weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + tw.tap) * g.channels * g.block);
   }
 };
 
@@ -96,7 +96,7 @@ struct Lines {
     if (id < 0 || id >= g.axis[0].in_size || ih < 0 || ih >= g.axis[1].in_size) return;
     for (std::size_t i = 0; i < w.taps.size(); i += std::size_t(joined)) {
       from.push_back(id * of.in.stride[0] + ih * of.in.stride[1] + input_of(g.axis[2], w.outputs[0], w.taps[i]) * of.in.stride[2]);
-      weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + w.taps[i].tap) * g.depth * g.block);
+      weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + w.taps[i].tap) * g.channels * g.block);
     }
   }
 };
@@ -108,8 +108,7 @@ struct Goes {
 
   Goes(const Gather& g, i64 all_taps, i64 all_channels_, i64 few) : all_channels(all_channels_) {
     const i64 terms = terms_at_once(all_taps * all_channels, few);
-    channels = even(all_channels, g.weight_elements() < kManyWeights ? terms : std::min(terms, kFewTerms));
-    if (g.tiles) channels = round_up(channels, kTileSide);
+    channels = even(all_channels, g.weight_elements() < kManyWeights ? terms : std::min(terms, kFewTerms)),
     taps = all_taps ? even(all_taps, terms / channels) : 1;
   }
   bool one(i64 all_taps) const { return all_taps <= taps && all_channels <= channels; }
@@ -128,19 +127,19 @@ struct Goes {
 template <class T>
 void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple, const Operands<T>& of) {
   const Gather::Class& w = *triple.along[2];
-  const i64 joined = joined_taps(g, w, of.in.stride[2]), channels = joined * g.depth, count = i64(w.outputs.size());
+  const i64 joined = joined_taps(g, w, of.in.stride[2]), channels = joined * g.channels, count = i64(w.outputs.size());
   const i64 row_step = g.axis[2].in_stride * of.in.stride[2], out_step = g.axis[2].out_stride * of.out.stride[2];
   const i64 taps = triple.taps() / joined;
-  i64 height = kTallRows;
+  i64 height = kMaxRows;
   while (!k.stepped[g.vecs][height]) --height;
-  if (!g.tiles) height = even(count, height);
+  height = even(count, height);
   const Lines lines(g, triple, of, joined);
   const Goes goes(g, taps, channels, kFewStepped);
   std::vector<const T*> from(static_cast<std::size_t>(goes.taps));
-  alignas(64) T tile[kTallRows * kGatherVecs * 16];
+  alignas(64) T tile[kMaxRows * kGatherVecs * 16];
   // The goes of a sum come together where it belongs; or, if it goes past the caches, in a tile.
   const bool activated = of.lane.activation != Activation::none, apart = of.stream && !goes.one(taps);
-  const i64 whole = count / height, at_once = activated || apart ? 1 : std::max<i64>(1, whole);  // tiles
+  const i64 whole = count / height, at_once = activated || apart ? 1 : whole;  // tiles
   const auto add = [&](i64 b, i64 n, const Lines::Line& line, i64 t, i64 c, i64 r, i64 rows, i64 tiles) {
     const i64 some = std::min(goes.taps, line.taps - t);
     const bool first = goes.first(t, c), last = goes.last(t, c, line.taps);
@@ -150,7 +149,7 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
       from[std::size_t(i)] = of.in.data + n * of.in.image + lines.from[std::size_t(line.first + t + i)] + r * row_step;
     k.stepped[g.vecs][rows](
         c, std::min(channels, c + goes.channels), some, from.data(), row_step, lines.weights.data() + line.first + t,
-        of.weights + b * g.taps * g.depth * g.block,
+        of.weights + b * g.taps * g.channels * g.block,
         {first ? of.bias(g, b) : room, first ? 0 : room_step, last ? to : room, last ? out_step : room_step, of.stream && last}, tiles);
     if (activated && last)  // complete, and just stored
       for (i64 i = 0; i < rows; ++i) k.activate(to + i * out_step, g.block, T(0), of.lane.activation, of.lane.slope);
@@ -182,7 +181,7 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
   if (triple.stepped) return multiply_stepped(g, k, triple, of);
   const Rows rows(g, triple, of.in.stride, of.out.stride);
   const i64 taps = triple.taps(), per_image = triple.rows(), count = of.images * per_image;
-  const i64 height = g.tiles ? kTallRows : tile_rows(k, count, kTerms, int(g.vecs));
+  const i64 height = tile_rows(k, count, kTerms, int(g.vecs));
   std::vector<const T*> from(static_cast<std::size_t>(count * taps));  // [tile][tap][row of the tile]
   std::vector<T*> to(static_cast<std::size_t>(count));
   i64 row = 0;
@@ -198,7 +197,7 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
       if (++row == per_image) row = 0, data += of.in.image, sums += of.out.image;
     }
   }
-  const Goes goes(g, taps, g.depth, kFewTerms);
+  const Goes goes(g, taps, g.channels, kFewTerms);
   std::vector<T*> at(static_cast<std::size_t>(height));
   for (i64 b = 0; b < of.blocks; ++b)
     goes.each(taps, [&](i64 t, i64 c) {
@@ -209,8 +208,8 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
         const bool first = goes.first(t, c), last = goes.last(t, c, taps);
         if (!first && !last && std::all_of(tile, tile + some * tall, [&](const T* x) { return x == of.zeros; })) continue;
         for (i64 i = 0; i < tall; ++i) at[std::size_t(i)] = to[std::size_t(r + i)] + b * g.block;
-        k.gathered[g.vecs][tall](c, std::min(g.depth, c + goes.channels), some, tile, rows.weights.data() + t,
-                                 of.weights + b * g.taps * g.depth * g.block, at.data(), of.bias(g, b), !first);
+        k.gathered[g.vecs][tall](c, std::min(g.channels, c + goes.channels), some, tile, rows.weights.data() + t,
+                                 of.weights + b * g.taps * g.channels * g.block, at.data(), of.bias(g, b), !first);
         if (of.lane.activation != Activation::none && last)  // complete, and just stored
           for (i64 i = 0; i < tall; ++i) k.activate(at[std::size_t(i)], g.block, T(0), of.lane.activation, of.lane.slope);
       }
@@ -223,20 +222,19 @@ constexpr i64 kPackedChannels = 16;    // at once: an input gradient's lie side 
 // So many channels at most, from channel `begin` on, of the weights of block b of a group.
 template <class T>
 void pack_channels(const Gather& g, const Kernels<T>& k, View<const T> weight, i64 b, i64 begin, T* to) {
-  const i64 kernel[3] = {g.axis[0].kernel, g.axis[1].kernel, g.axis[2].kernel}, pitch = g.depth * g.block;
+  const i64 kernel[3] = {g.axis[0].kernel, g.axis[1].kernel, g.axis[2].kernel}, pitch = g.channels * g.block;
   const i64 channels = std::min(g.channels - begin, kPackedChannels), lanes = std::min(g.block, g.outputs - b * g.block);
   weight.data += begin * weight.stride[0] + b * g.block * weight.stride[1];
   to += begin * g.block;
-  const i64 padded = std::min(g.depth - begin, kPackedChannels);
-  if (lanes < g.block || channels < padded)
-    for (i64 t = 0; t < g.taps; ++t) std::fill_n(to + t * pitch, padded * g.block, T(0));
+  if (lanes < g.block)
+    for (i64 t = 0; t < g.taps; ++t) std::fill_n(to + t * pitch, channels * g.block, T(0));
   spread_weights(k, weight, kernel, channels, lanes, to, g.block, pitch);
 }
 
 // The weights of some blocks of a group from block `first` on, where they are packed or in memory of this thread.
 template <class T>
 const T* weights_of(const Gather& g, const Kernels<T>& k, const Weights<T>& weights, i64 group, i64 first, i64 blocks) {
-  const i64 size = g.taps * g.depth * g.block;
+  const i64 size = g.taps * g.channels * g.block;
   if (weights.packed) return weights.packed + (group * g.blocks + first) * size;
   T* to = scratch<T>(3, blocks * size);
   for (i64 c = 0; c < g.channels; c += kPackedChannels)
@@ -249,7 +247,7 @@ const T* weights_of(const Gather& g, const Kernels<T>& k, const Weights<T>& weig
 template <class T>
 void pack_weights(const Gather& g, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
   const Weights<T> weights(weight, group_stride);
-  const i64 chunks = ceil_div(g.channels, kPackedChannels), size = g.taps * g.depth * g.block;
+  const i64 chunks = ceil_div(g.channels, kPackedChannels), size = g.taps * g.channels * g.block;
   parallel_for(g.groups * chunks, g.threads, [&](i64 task) {
     const i64 group = task / chunks, begin = task % chunks * kPackedChannels;
     for (i64 b = 0; b < g.blocks; ++b) pack_channels(g, k, weights.of_group(group), b, begin, packed + (group * g.blocks + b) * size);
@@ -264,20 +262,12 @@ bool whole_blocks(const Gather& g, const Epilogue<T>& epilogue, const View<S>& o
   return whole_lines(out.data, steps) && epilogue.activation == Activation::none;
 }
 
-// Whether a matrix unit's tiles may be loaded from where pixels lie: they are whole tiles of channels, and whole lines.
-template <class T>
-bool whole_tiles(const Gather& g, const View<T>& in) {
-  i64 steps = 0;
-  for (i64 i : {0, 2, 3, 4}) steps |= in.stride[i];
-  return in.stride[1] == 1 && g.depth == g.channels && whole_lines(in.data, steps);
-}
-
 template <class T, class S>
 void run(const Gather& g, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
   // Places one after another, groups and runs last: threads at work together do not write to the same lines of adjacent channels.
   const i64 slabs = i64(g.slabs.size()), places = ceil_div(g.batch, g.images) * slabs;
   const bool stream = g.large, whole = whole_blocks(g, epilogue, out);
-  const i64 block_bytes = g.taps * g.depth * g.block * i64(sizeof(T));
+  const i64 block_bytes = g.taps * g.channels * g.block * i64(sizeof(T));
   const i64 at_once = weights.packed ? g.blocks_at_once : std::clamp<i64>(kPackedBytes / block_bytes, 1, g.blocks_at_once);
   const T* bias = epilogue.bias;
   parallel_for(places * g.groups * g.runs, g.threads, [&](i64 task) {
@@ -290,16 +280,16 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const Weights<T
       in_size[i] = i == g.cut ? slab.in_end - slab.in_begin : g.axis[i].in_size;
       out_size[i] = i == g.cut ? slab.out_end - slab.out_begin : g.axis[i].out_size;
     }
-    T* zeros = scratch<T>(2, g.depth + g.blocks_at_once * g.block);
-    T* lane_bias = bias ? zeros + g.depth : nullptr;
-    std::fill_n(zeros, g.depth, T(0));
+    T* zeros = scratch<T>(2, g.channels + g.blocks_at_once * g.block);
+    T* lane_bias = bias ? zeros + g.channels : nullptr;
+    std::fill_n(zeros, g.channels, T(0));
     View<const T> from = in;
     from.data += first_image * in.stride[0] + group * g.channels * in.stride[1];
     Pixels<const T> pixels{from.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}};
-    if ((in.stride[1] != 1 && g.channels > 1) || (g.tiles && !whole_tiles(g, in))) {
+    if (in.stride[1] != 1 && g.channels > 1) {
       from.data += slab.in_begin * in.stride[2 + g.cut];
       T* to = scratch<T>(0, g.images * g.slab_inputs * g.pixel_pitch());
-      gather_pixels(k, from, in_size, g.channels, images, to, g.pixel_pitch(), g.depth);
+      gather_pixels(k, from, in_size, g.channels, images, to, g.pixel_pitch());
       pixels = packed_pixels<const T>(to, in_size, g.pixel_pitch(), in_begin);
     }
     const i64 last = std::min(g.blocks, (turn + 1) * g.blocks_per_run);
@@ -316,9 +306,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const Weights<T
       const Epilogue<T> lane{lane_bias, epilogue.activation, epilogue.slope};
       const Operands<T> operands{
           pixels, zeros, weights_of(g, k, weights, group, b, blocks), blocks, lane, sums, images, direct && stream && whole};
-      if (g.tiles) k.unit.begin();
       for (const Gather::Triple& triple : slab.triples) multiply<T>(g, k, triple, operands);
-      if (g.tiles) k.unit.end();
       if (direct) continue;
       to.data += slab.out_begin * out.stride[2 + g.cut];
       scatter_pixels(k, room, out_size, lanes, images, outputs, to, stream);

@@ -48,7 +48,6 @@ struct Gather {
   std::vector<Class> classes[3];
   std::vector<Slab> slabs;
   i64 batch, groups, channels, outputs, taps;
-  i64 depth;                      // channels that weights are packed for: on a matrix unit whole tiles
   i64 vecs, block, blocks;        // vectors and lanes of a block of weights, and how many blocks a group has
   i64 images;                     // of one task
   i64 runs, blocks_per_run;       // blocks are shared out in runs where images alone would not feed all threads
@@ -56,16 +55,15 @@ struct Gather {
   i64 slab_outputs, slab_inputs;  // positions of the largest slab
   int threads;
   bool large;       // outputs that go past the caches
-  bool tiles;       // products on a matrix unit
   double multiply;  // cycles of two vectors of multiply-adds
 
   // Whether each weight is read by one task, which may then pack it itself: into a cache, not by way of memory.
   bool reads_weights_once() const { return batch <= images && slabs.size() == 1; }
-  i64 pixel_pitch() const { return tconv::pixel_pitch(depth); }
-  i64 weight_elements() const { return groups * blocks * taps * depth * block; }
+  i64 pixel_pitch() const { return tconv::pixel_pitch(channels); }
+  i64 weight_elements() const { return groups * blocks * taps * channels * block; }
   // Elements that a thread needs at most: transposed inputs, sums, zeros and a bias for every lane.
   i64 workspace() const {
-    return images * (slab_inputs * pixel_pitch() + slab_outputs * blocks_at_once * block) + depth + blocks_at_once * block;
+    return images * (slab_inputs * pixel_pitch() + slab_outputs * blocks_at_once * block) + channels + blocks_at_once * block;
   }
 
  private:

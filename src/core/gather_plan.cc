@@ -89,15 +89,14 @@ i64 joined_taps(const Gather& g, const Gather::Class& w, i64 pixel) {
     if (w.taps[i].tap != w.taps[0].tap + i64(i) ||
         input_of(g.axis[2], w.outputs[0], w.taps[i]) != input_of(g.axis[2], w.outputs[0], w.taps[0]) + i64(i))
       return 1;
-  return pixel == g.depth ? std::max<i64>(1, i64(w.taps.size())) : 1;
+  return pixel == g.channels ? std::max<i64>(1, i64(w.taps.size())) : 1;
 }
 
 Gather::Gather(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
-    : batch(spec.batch), groups(spec.groups), threads(threads_), tiles(isa.term == Term::pairs_in_tiles), multiply(isa.multiply) {
+    : batch(spec.batch), groups(spec.groups), threads(threads_), multiply(isa.multiply) {
   const bool forward = direction == Direction::forward;
   const i64 lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
-  depth = tiles ? round_up(channels, kTileSide) : channels;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
   vecs = outputs <= lanes || (outputs > 2 * lanes && outputs <= 3 * lanes) ? 1 : kGatherVecs;  // the fewest idle lanes
   block = vecs * lanes;
@@ -184,9 +183,6 @@ void Gather::share_out(bool one_place) {
   runs = ceil_div(blocks, blocks_per_run);
 }
 
-// Cycles that a word of 16 rows takes on a matrix unit: products, or loads of rows and lanes.
-double tile_cycles(const Gather& g) { return g.vecs == 1 ? 1.5 : 2.7; }
-
 double cycles(const Gather& g, bool channels_last) {
   // Outputs of a stride phase lie apart: few of their lines are whole. Channels that fill no block are copied.
   const bool phases = g.axis[2].out_stride > 1;
@@ -202,13 +198,12 @@ double cycles(const Gather& g, bool channels_last) {
       const i64 rows = t.rows() * g.images, row = i64(t.along[2]->outputs.size()),
                 joined = joined_taps(g, *t.along[2], channels_last ? g.channels : g.pixel_pitch());
       // Multiply-adds, or four cycles of latency a tile; a little for pointers and for storing sums.
-      const i64 high = g.tiles ? kTileSide : kMaxRows, tiles = t.stepped ? rows / row * ceil_div(row, high) : ceil_div(rows, high);
+      const i64 tiles = t.stepped ? rows / row * ceil_div(row, kMaxRows) : ceil_div(rows, kMaxRows);
       double inside = 1;
       for (int i = 0; i < 3; ++i)
         if (all_border(g.axis[i], g.channels)) inside *= part_inside(g.axis[i], *t.along[std::size_t(i)]);
       terms += rounds * inside * double(t.taps()) *
-               (g.tiles ? tile_cycles(g) * double(tiles)
-                        : std::max(products_take(each, (t.stepped ? 1.07 : 1.1) * wide, g.multiply) * double(rows), 4.0 * double(tiles)));
+               std::max(products_take(each, (t.stepped ? 1.07 : 1.1) * wide, g.multiply) * double(rows), 4.0 * double(tiles));
       weights += rounds * double(t.taps() * g.channels * g.blocks * g.block);
       moved += scattered * double(g.batch * t.rows() * g.outputs);
       listed += t.stepped ? rounds * double(g.blocks * tiles) * (30.0 + 20.0 * double(t.taps() / joined))
@@ -217,7 +212,7 @@ double cycles(const Gather& g, bool channels_last) {
     moved += (channels_last ? 0.05 : 0.3) * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
              double(std::max<i64>(1, g.slabs[0].in_end - g.slabs[0].in_begin));
   }
-  return double(g.groups) * (terms * double(g.depth * g.blocks) + read * weights + listed + moved);
+  return double(g.groups) * (terms * double(g.channels * g.blocks) + read * weights + listed + moved);
 }
 
 }  // namespace tconv

@@ -16,7 +16,6 @@ class HalfLayer {
   HalfLayer(const Spec& spec, Direction direction, const Isa& isa, Method method, int threads, Use use, Half kind);
 
   const Layer& layer() const { return choice_.layer; }
-  bool paired() const { return choice_.paired; }  // whether words are pairs of bfloat16
 
   // Weight (Cin, Cout / groups, d, h, w).
   void pack(const std::uint16_t* weight, float* packed) const;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "moves.h"
 #include "vec.h"
 
 namespace tconv {
@@ -58,11 +59,69 @@ void widen(const std::uint16_t* __restrict from, i64 count, float* __restrict to
     for (i64 i = 0; i < count; ++i) to[i] = from_float16(from[i]);
 }
 
+// A vector of numbers as bfloat16.
+struct Rounded {
+  template <int N>
+  static Vec<std::uint16_t, N> vector(Vec<float, N> x) {
+    return narrowed<N>(round_to_bfloat16<N>(x) >> 16);
+  }
+};
+
+#if defined(__x86_64__)
+// By the processor's own instruction (AVX-512 BF16), which takes numbers below 2^-126 for zero, as its products do.
+struct RoundedByProcessor {
+  template <int N>
+  static Vec<std::uint16_t, N> vector(Vec<float, N> x) {
+    if constexpr (N == 16) {
+      Vec<std::uint16_t, N> found;
+      asm("vcvtneps2bf16 %1, %0" : "=v"(found) : "v"(x));
+      return found;
+    } else {
+      return Rounded::vector<N>(x);
+    }
+  }
+};
+#endif
+
+template <class R, int N>
 void narrow(const float* __restrict from, i64 count, std::uint16_t* __restrict to, Half kind) {
-  if (kind == Half::bfloat16)
-    for (i64 i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
-  else
+  if (kind != Half::bfloat16) {
     for (i64 i = 0; i < count; ++i) to[i] = to_float16(from[i]);
+    return;
+  }
+  i64 i = 0;
+  for (; i + N <= count; i += N) store(to + i, R::template vector<N>(load<Vec<float, N>>(from + i)));
+  if (i < count && count >= N)
+    store(to + count - N, R::template vector<N>(load<Vec<float, N>>(from + count - N)));
+  else
+    for (; i < count; ++i) to[i] = to_bfloat16(from[i]);
+}
+
+// Squares in registers; the last one along positions overlaps the one before it, and the last one along channels may hold lanes that are
+// none, as long as there are any to read.
+template <class R, int N>
+void turn(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pitch, i64 as, i64 bs) {
+  if constexpr (N == 1) {
+    for (i64 a = 0; a < as; ++a)
+      for (i64 b = 0; b < bs; ++b) to[a + b * to_pitch] = to_bfloat16(from[a * from_pitch + b]);
+  } else {
+    if (as < N) return turn<R, N / 2>(from, from_pitch, to, to_pitch, as, bs);
+    const auto square = [&](i64 a, i64 b, i64 most) __attribute__((always_inline)) {
+      Vec<float, N> v[N];
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) v[i] = load<Vec<float, N>>(from + (a + i) * from_pitch + b);
+      transpose_square(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+        if (i >= most) break;
+        store(to + a + (b + i) * to_pitch, R::template vector<N>(v[i]));
+      }
+    };
+    i64 b = 0;
+    for (; b < bs && b + N <= from_pitch; b += N)
+      for (i64 a = 0; a < as; a += N) square(a + N <= as ? a : as - N, b, bs - b);
+    if (b < bs) turn<R, N / 2>(from + b, from_pitch - b, to + b * to_pitch, to_pitch, as, bs - b);
+  }
 }
 
 void pair(const std::uint16_t* __restrict first, const std::uint16_t* __restrict second, i64 count, float* __restrict to) {

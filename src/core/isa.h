@@ -285,7 +285,7 @@ constexpr Kernels<T> make(const Halves* half) {
                activate<T, N>,
                {},
                half,
-               {nullptr, nullptr}};
+               {}};
   fill_products<MultiplyAdd, T, N, Registers>(k);
   fill_correlated<T, N, Registers>(k);
   fill_transforms<T, N>(k);
@@ -301,7 +301,7 @@ constexpr Kernels<T> make(const Halves* half) {
   extern const Kernels<float> name##_f32;                                                                    \
   extern const Kernels<double> name##_f64;                                                                   \
   extern const Halves name##_half;                                                                           \
-  constexpr Halves name##_half{widen, narrow, pair};                                                         \
+  constexpr Halves name##_half{widen, narrow<Rounded, lanes>, pair, turn<Rounded, lanes>};                   \
   constexpr Kernels<float> name##_f32 = make<float, lanes, registers>(&name##_half);                         \
   constexpr Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(&name##_half); \
   }

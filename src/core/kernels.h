@@ -18,9 +18,6 @@ inline i64 terms_at_once(i64 all, i64 few = kFewTerms) {
 
 constexpr int kMaxRows = 12, kMaxVecs = 8;
 
-// A matrix unit's tiles: rows, and words of a row; and the rows of a microkernel's sums at most (matrix.h).
-constexpr int kTileSide = 16, kTallRows = 2 * kTileSide;
-
 // An output of so many bytes is larger than a thread's share of the last cache: who reads it next does not find it there, so it
 // need not pass through.
 constexpr i64 kStreamBytes = 16 << 20;
@@ -189,6 +186,7 @@ struct Transform {
 };
 
 // Half precision to float and back, and pairs of it as words: to[i] = (first[i], second[i]), or (first[i], 0) without a second (halves.h).
+// `turn` is a transposing copy as bfloat16: to[a + b * to_pitch] = from[a * from_pitch + b]; it may read a whole row of from_pitch.
 enum class Half { bfloat16, float16 };
 struct BFloat16 {
   static constexpr Half kind = Half::bfloat16;
@@ -202,20 +200,36 @@ struct Halves {
   void (*widen)(const std::uint16_t* from, i64 count, float* to, Half kind);
   void (*narrow)(const float* from, i64 count, std::uint16_t* to, Half kind);
   void (*pair)(const std::uint16_t* first, const std::uint16_t* second, i64 count, float* to);
+  void (*turn)(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pitch, i64 as, i64 bs);
 };
 
-// What a thread calls before and after products on a matrix unit, or nulls.
-struct TileUnit {
+// A matrix unit: what a thread calls before and after products, and those of 16 or 32 positions and one or two vectors of lanes:
+// sums[position * sums_step + lane] = bias[lane] + sum over t < taps and word < words of
+// pixels[pixels_at[t] + position * pitch + word] * weights[weights_at[t] + word * lanes + lane]. Words are whole tiles.
+constexpr int kTileSide = 16, kTallRows = 2 * kTileSide;
+struct TileProducts {
+  const float* pixels;
+  i64 pitch;
+  const float* weights;
+  i64 taps;
+  const i64 *pixels_at, *weights_at;
+  i64 words;
+  const float* bias;  // or null
+  float* sums;
+  i64 sums_step;
+};
+struct MatrixUnit {
   void (*begin)();
   void (*end)();
+  void (*multiply[2][2])(const TileProducts& of);  // [whether 32 positions][whether two vectors]
 };
 
 template <class T>
 struct Kernels {
   int lanes;                                                // elements of a vector
   Tile<T> tile[kMaxRows + 1][kMaxVecs + 1];                 // [R][V]; null where the accumulators would not fit the registers
-  Gathered<T> gathered[kGatherVecs + 1][kTallRows + 1];     // [V][R]; null likewise
-  Stepped<T> stepped[kGatherVecs + 1][kTallRows + 1];       // [V][R]; null likewise
+  Gathered<T> gathered[kGatherVecs + 1][kMaxRows + 1];      // [V][R]; null likewise
+  Stepped<T> stepped[kGatherVecs + 1][kMaxRows + 1];        // [V][R]; null likewise
   Correlated<T> correlated[kGatherVecs + 1][kMaxRows + 1];  // [V][R]; null likewise
   Outer<T> outer[kGatherVecs + 1][kMaxRows + 1];            // [V][R]; null likewise
   Weave<T> weave;
@@ -228,7 +242,7 @@ struct Kernels {
   Activate<T> activate;
   Transform<T> transform[kMaxTile + 1][kMaxFilter + 1];  // [m][r]; null where there is none
   const Halves* half;
-  TileUnit unit;  // of gathered and stepped, which have all heights then
+  MatrixUnit unit;  // or nulls
 };
 
 // The weights of a call: packed; or as they lie, for methods that pack what a task reads.

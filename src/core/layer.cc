@@ -29,7 +29,7 @@ constexpr double kRawShare = 0.04;         // of the time of tiles, if their wei
 constexpr double kMostTurned = 4 << 20;  // bytes
 
 // Why a method is not worth an estimate, or nothing. `turned_bytes`: of a position of a vector of channels that must be transposed.
-std::string implausible(Method method, const Plan& by_positions, i64 turned_bytes, Term term) {
+std::string implausible(Method method, const Plan& by_positions, i64 turned_bytes) {
   if (method == Method::winograd && std::min(by_positions.channels, by_positions.outputs) < kWinogradChannels)
     return "a group has fewer than 16 channels, too few to pay for the transforms";
   if (method == Method::depthwise) {
@@ -41,8 +41,7 @@ std::string implausible(Method method, const Plan& by_positions, i64 turned_byte
   if (method != Method::channels) return {};
   double listed = 0;
   for (const StencilAxis& a : by_positions.axis) listed += double(a.out_size) * double(a.kernel);
-  if (by_positions.outputs < 8 && term != Term::pairs_in_tiles)
-    return "a group writes fewer than 8 channels, which leaves most lanes empty";
+  if (by_positions.outputs < 8) return "a group writes fewer than 8 channels, which leaves most lanes empty";
   if (listed >= 1e6) return "every output and tap of an axis is listed, and these axes are too long for that";
   return {};
 }
@@ -81,6 +80,11 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
         return by_positions.raw ? (1 + kRawShare) * cycles(by_positions, use.channels_last)
                                 : cycles(by_positions, use.channels_last) + packing(by_positions, dir, bytes, use);
       case Method::channels: {
+        if (isa.term == Term::pairs_in_tiles) {
+          const Matrix plan(spec, dir, isa, 1);
+          return cycles(plan, use.channels_last) +
+                 (use.pack_always ? double(plan.weight_elements()) * pack_channels(dir, large, false) : 0.0);
+        }
         const Gather plan(spec, dir, isa, 1, bytes);
         return cycles(plan, use.channels_last) +
                (use.pack_always ? double(plan.weight_elements()) * pack_channels(dir, large, plan.reads_weights_once()) : 0.0);
@@ -104,8 +108,9 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
     if (c.refused.empty() && isa.term == Term::pairs && method > Method::channels) c.refused = "it does not multiply pairs of bfloat16";
     if (c.refused.empty() && isa.term == Term::pairs_in_tiles && method != Method::channels)
       c.refused = "a matrix unit has lanes over channels alone";
-    if (c.refused.empty() && asked != method)
-      c.refused = implausible(method, by_positions, use.channels_last ? 0 : lanes * bytes, isa.term);
+    if (c.refused.empty() && isa.term == Term::pairs_in_tiles) c.refused = matrix_refusal(spec, dir);
+    if (c.refused.empty() && asked != method && isa.term != Term::pairs_in_tiles)
+      c.refused = implausible(method, by_positions, use.channels_last ? 0 : lanes * bytes);
     if (c.refused.empty()) c.cycles = estimate(method);
     found.push_back(std::move(c));
   }
@@ -145,6 +150,8 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
     plan = std::make_unique<const DepthwiseRows>(spec, dir, threads, lanes, element_bytes);
   else if (method == Method::depthwise)
     plan = std::make_unique<const Depthwise>(spec, dir, threads);
+  else if (method == Method::channels && isa.term == Term::pairs_in_tiles)
+    plan = std::make_unique<const Matrix>(spec, dir, isa, threads);
   else if (method == Method::channels)
     plan = std::make_unique<const Gather>(spec, dir, isa, threads, element_bytes);
   else
@@ -152,7 +159,7 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
 }
 
 std::vector<i64> Layer::signature() const {
-  std::vector<i64> found{i64(method)};
+  std::vector<i64> found{i64(method), i64(isa.term)};
   if (const auto* positions = std::get_if<std::unique_ptr<const Plan>>(&plan))
     for (const StencilAxis& a : (*positions)->axis) {
       found.insert(found.end(), {a.out_stride, a.out_begin, a.out_end});

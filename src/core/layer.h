@@ -10,6 +10,7 @@
 #include "depthwise.h"
 #include "depthwise_rows.h"
 #include "gather.h"
+#include "matrix.h"
 #include "method.h"
 #include "plan.h"
 #include "winograd.h"
@@ -43,7 +44,7 @@ struct Layer {
   Method method;  // the candidate of the fewest cycles; one that is refused only on a matrix unit
   double cycles;
   std::variant<std::unique_ptr<const Plan>, std::unique_ptr<const Gather>, std::unique_ptr<const Depthwise>,
-               std::unique_ptr<const DepthwiseRows>, std::unique_ptr<const Winograd>>
+               std::unique_ptr<const DepthwiseRows>, std::unique_ptr<const Winograd>, std::unique_ptr<const Matrix>>
       plan;
 
   template <class F>

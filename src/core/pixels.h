@@ -45,16 +45,13 @@ void each_stretch(const i64* size, const i64* stride, F body) {
     for (i64 h = 0; h < (rows ? 1 : size[1]); ++h) body(d, h, length);
 }
 
-// `size` positions of some images, of any strides, as channels-last ones, with zeros after their channels up to the `padded` one.
+// `size` positions of some images, of any strides, as channels-last ones.
 template <class T>
-void gather_pixels(const Kernels<T>& k, const View<const T>& in, const i64* size, i64 channels, i64 images, T* to, i64 pitch,
-                   i64 padded = 0) {
+void gather_pixels(const Kernels<T>& k, const View<const T>& in, const i64* size, i64 channels, i64 images, T* to, i64 pitch) {
   for (i64 n = 0; n < images; ++n)
     each_stretch(size, in.stride + 2, [&](i64 d, i64 h, i64 length) {
       const T* from = in.data + n * in.stride[0] + d * in.stride[2] + h * in.stride[3];
       T* pixel = to + ((n * size[0] + d) * size[1] + h) * size[2] * pitch;
-      if (in.stride[1] == 1) return k.copy(from, in.stride[4], pixel, pitch, length, 0, channels, std::max(channels, padded));
-      for (i64 i = 0; i < length && channels < padded; ++i) std::fill_n(pixel + i * pitch + channels, padded - channels, T(0));
       if (in.stride[4] == 1) return k.transpose(from, in.stride[1], pixel, pitch, channels, length, nullptr);
       for (i64 i = 0; i < length; ++i)
         for (i64 c = 0; c < channels; ++c) pixel[i * pitch + c] = from[i * in.stride[4] + c * in.stride[1]];
@@ -83,6 +80,8 @@ void scatter_rounded(const Kernels<T>& k, const T* sums, i64 lanes, i64 length, 
     for (i64 i = 0; i < length; ++i) narrow(k, sums + i * lanes, outputs, y + i * column);
     return;
   }
+  if constexpr (std::is_same_v<S, BFloat16>)
+    if (column == 1) return k.half->turn(sums, lanes, &y->bits, channel, length, outputs);
   T rows[kRounded * kRounded];
   for (i64 i = 0; i < length; i += kRounded)
     for (i64 m = 0; m < outputs; m += kRounded) {

@@ -243,7 +243,7 @@ void check_pairs(const Spec& spec, const Isa& isa, int line) {
         std::vector<std::uint16_t> to(std::size_t(forward ? ny : nx), 0x7fc0);
         layer.pack(w.data(), packed.data());
         layer.run(from.data(), packed.data(), Epilogue<float>{forward ? bias.data() : nullptr}, to.data());
-        layer.layer().isa.term == Term::pairs_in_tiles ? ++tiled : layer.paired() ? ++paired : 0;
+        tiled += layer.layer().isa.term == Term::pairs_in_tiles, paired += layer.layer().isa.term == Term::pairs;
         if (first.empty()) first = to;
         const std::vector<float> got = widened(isa, last ? turned(to, outs, volume(out), true) : to);
         const std::vector<double>& want = forward ? y : dx;

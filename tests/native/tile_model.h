@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "../../src/core/kernels.h"
-#include "../../src/core/matrix.h"
+#include "../../src/core/matrix_kernel.h"
 
 namespace tconv {
 
