@@ -54,17 +54,11 @@ extern const Kernels<float> avx512_dots, avx512_amx;
 namespace {
 
 #if defined(__x86_64__) || defined(_M_X64)
-// Zen 4 and 5 issue as many dot products as multiply-adds, Cooper Lake and its successors half as many.
+// Zen 4 and 5 issue as many dot products as multiply-adds, Cooper Lake half as many, its successors, which have tiles, a quarter.
+double dots_multiply() { return __builtin_cpu_is("amd") ? avx512_multiply() : __builtin_cpu_is("cooperlake") ? 2.0 : 4.0; }
 const Isa* avx512_with_dots() {
-  static const Isa dots{"avx512_bf16",
-                        cpu_has_avx512_bf16,
-                        &avx512_dots,
-                        &avx512_f64,
-                        &avx512_half,
-                        Term::pairs,
-                        __builtin_cpu_is("amd") ? avx512_multiply() : 2.0,
-                        nullptr,
-                        nullptr};
+  static const Isa dots{"avx512_bf16", cpu_has_avx512_bf16, &avx512_dots, &avx512_f64, &avx512_half,
+                        Term::pairs,   dots_multiply(),     nullptr,      nullptr};
   static const bool supported = dots.supported();
   return supported ? &dots : nullptr;
 }

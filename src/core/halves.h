@@ -83,18 +83,33 @@ struct RoundedByProcessor {
 };
 #endif
 
+// The last vector overlaps the one before it.
+template <class R, int N>
+inline void narrow_run(const float* from, i64 count, std::uint16_t* to) {
+  const auto put = [&](i64 i) { store(to + i, R::template vector<N>(load<Vec<float, N>>(from + i))); };
+  i64 i = 0;
+  for (; i + N <= count; i += N) put(i);
+  if (i == count) return;
+  if (count >= N) return put(count - N);
+  if constexpr (N > 1) narrow_run<R, N / 2>(from, count, to);
+}
+
 template <class R, int N>
 void narrow(const float* __restrict from, i64 count, std::uint16_t* __restrict to, Half kind) {
   if (kind != Half::bfloat16) {
     for (i64 i = 0; i < count; ++i) to[i] = to_float16(from[i]);
     return;
   }
-  i64 i = 0;
-  for (; i + N <= count; i += N) store(to + i, R::template vector<N>(load<Vec<float, N>>(from + i)));
-  if (i < count && count >= N)
-    store(to + count - N, R::template vector<N>(load<Vec<float, N>>(from + count - N)));
-  else
-    for (; i < count; ++i) to[i] = to_bfloat16(from[i]);
+  narrow_run<R, N>(from, count, to);
+}
+
+// Rows that are shorter than a vector and follow one another are stored by whole ones, of which the next rows overwrite what is too much.
+template <class R, int N>
+void narrow_rows(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pitch, i64 rows, i64 count) {
+  if (count < N && to_pitch == count && from_pitch >= N)
+    for (; rows * count >= N + count; --rows, from += from_pitch, to += to_pitch)
+      store(to, R::template vector<N>(load<Vec<float, N>>(from)));
+  for (; rows > 0; --rows, from += from_pitch, to += to_pitch) narrow_run<R, N>(from, count, to);
 }
 
 // Squares in registers; the last one along positions overlaps the one before it, and the last one along channels may hold lanes that are

@@ -296,12 +296,12 @@ constexpr Kernels<T> make(const Halves* half) {
 }  // namespace tconv
 
 // What an isa_<name>.cc holds: the tables that the registry's line declares. Constants, so that loading them runs no code.
-#define TCONV_INSTANTIATE(name, lanes, registers)                                                            \
-  namespace tconv {                                                                                          \
-  extern const Kernels<float> name##_f32;                                                                    \
-  extern const Kernels<double> name##_f64;                                                                   \
-  extern const Halves name##_half;                                                                           \
-  constexpr Halves name##_half{widen, narrow<Rounded, lanes>, pair, turn<Rounded, lanes>};                   \
-  constexpr Kernels<float> name##_f32 = make<float, lanes, registers>(&name##_half);                         \
-  constexpr Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(&name##_half); \
+#define TCONV_INSTANTIATE(name, lanes, registers)                                                                       \
+  namespace tconv {                                                                                                     \
+  extern const Kernels<float> name##_f32;                                                                               \
+  extern const Kernels<double> name##_f64;                                                                              \
+  extern const Halves name##_half;                                                                                      \
+  constexpr Halves name##_half{widen, narrow<Rounded, lanes>, pair, narrow_rows<Rounded, lanes>, turn<Rounded, lanes>}; \
+  constexpr Kernels<float> name##_f32 = make<float, lanes, registers>(&name##_half);                                    \
+  constexpr Kernels<double> name##_f64 = make<double, (lanes > 1 ? lanes / 2 : 1), registers>(&name##_half);            \
   }

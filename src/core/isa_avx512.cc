@@ -9,7 +9,7 @@ TCONV_INSTANTIATE(avx512, 16, 32)
 namespace tconv {
 namespace {
 
-constexpr Halves kHalves{widen, narrow<RoundedByProcessor, 16>, pair, turn<RoundedByProcessor, 16>};
+constexpr Halves kHalves{widen, narrow<RoundedByProcessor, 16>, pair, narrow_rows<RoundedByProcessor, 16>, turn<RoundedByProcessor, 16>};
 
 // Tables whose words are pairs of bfloat16.
 constexpr Kernels<float> with_words(Kernels<float> k) {

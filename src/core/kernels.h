@@ -186,7 +186,8 @@ struct Transform {
 };
 
 // Half precision to float and back, and pairs of it as words: to[i] = (first[i], second[i]), or (first[i], 0) without a second (halves.h).
-// `turn` is a transposing copy as bfloat16: to[a + b * to_pitch] = from[a * from_pitch + b]; it may read a whole row of from_pitch.
+// As bfloat16, rows of numbers, to[r * to_pitch + i] = from[r * from_pitch + i] for i < count, and `turn`ed ones, to[a + b * to_pitch] =
+// from[a * from_pitch + b]; both may read a whole row of from_pitch.
 enum class Half { bfloat16, float16 };
 struct BFloat16 {
   static constexpr Half kind = Half::bfloat16;
@@ -200,6 +201,7 @@ struct Halves {
   void (*widen)(const std::uint16_t* from, i64 count, float* to, Half kind);
   void (*narrow)(const float* from, i64 count, std::uint16_t* to, Half kind);
   void (*pair)(const std::uint16_t* first, const std::uint16_t* second, i64 count, float* to);
+  void (*narrow_rows)(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pitch, i64 rows, i64 count);
   void (*turn)(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pitch, i64 as, i64 bs);
 };
 

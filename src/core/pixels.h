@@ -76,6 +76,8 @@ void activate_pixels(const Kernels<T>& k, const Pixels<T>& at, const i64* begin,
 template <class T, class S>
 void scatter_rounded(const Kernels<T>& k, const T* sums, i64 lanes, i64 length, i64 outputs, S* y, i64 channel, i64 column) {
   if (channel == 1 && column == outputs && lanes == outputs) return narrow(k, sums, length * outputs, y);
+  if constexpr (std::is_same_v<S, BFloat16>)
+    if (channel == 1) return k.half->narrow_rows(sums, lanes, &y->bits, column, length, outputs);
   if (channel == 1) {
     for (i64 i = 0; i < length; ++i) narrow(k, sums + i * lanes, outputs, y + i * column);
     return;
