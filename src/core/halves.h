@@ -113,14 +113,14 @@ void narrow_rows(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pi
 }
 
 // Squares in registers; the last one along positions overlaps the one before it, and the last one along channels may hold lanes that are
-// none, as long as there are any to read.
+// none, as long as there are so many to read.
 template <class R, int N>
-void turn(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pitch, i64 as, i64 bs) {
+void turn_squares(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pitch, i64 as, i64 bs, i64 lanes) {
   if constexpr (N == 1) {
     for (i64 a = 0; a < as; ++a)
       for (i64 b = 0; b < bs; ++b) to[a + b * to_pitch] = to_bfloat16(from[a * from_pitch + b]);
   } else {
-    if (as < N) return turn<R, N / 2>(from, from_pitch, to, to_pitch, as, bs);
+    if (as < N) return turn_squares<R, N / 2>(from, from_pitch, to, to_pitch, as, bs, lanes);
     const auto square = [&](i64 a, i64 b, i64 most) __attribute__((always_inline)) {
       Vec<float, N> v[N];
 #pragma GCC unroll 16
@@ -133,10 +133,14 @@ void turn(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pitch, i6
       }
     };
     i64 b = 0;
-    for (; b < bs && b + N <= from_pitch; b += N)
+    for (; b < bs && b + N <= lanes; b += N)
       for (i64 a = 0; a < as; a += N) square(a + N <= as ? a : as - N, b, bs - b);
-    if (b < bs) turn<R, N / 2>(from + b, from_pitch - b, to + b * to_pitch, to_pitch, as, bs - b);
+    if (b < bs) turn_squares<R, N / 2>(from + b, from_pitch, to + b * to_pitch, to_pitch, as, bs - b, lanes - b);
   }
+}
+template <class R, int N>
+void turn(const float* from, i64 from_pitch, std::uint16_t* to, i64 to_pitch, i64 as, i64 bs) {
+  turn_squares<R, N>(from, from_pitch, to, to_pitch, as, bs, from_pitch);
 }
 
 void pair(const std::uint16_t* __restrict first, const std::uint16_t* __restrict second, i64 count, float* __restrict to) {
