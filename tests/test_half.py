@@ -139,3 +139,20 @@ def test_images_that_are_computed_some_at_a_time(dtype, layout):
         alone = tconv.conv_transpose(x[n : n + 1], w, **words)
         assert_same_bits(whole[n : n + 1], alone, f"image {n}")
         assert_same_bits(back[n : n + 1], tconv.conv_transpose_grad_input(alone, w, **words), f"gradient of image {n}")
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_a_nan_reaches_the_outputs_of_its_stamp_alone(dtype, layout):
+    """Whatever multiplies: neighbours in a tile, zeros around the input and channels that fill up a block must not spread it."""
+    rng = np.random.default_rng(4)
+    words = {"stride": (2, 3), "padding": (1, 2), "layout": layout, "algorithm": "direct"}
+    weight = rng.uniform(1, 2, (40, 24, 4, 5)).astype(dtype)
+    for at in ((0, 3, 0, 0), (1, 39, 8, 6), (1, 0, 4, 3)):
+        x = rng.standard_normal((2, 40, 9, 7)).astype(dtype)
+        stamp = np.zeros(x.shape)
+        x[at], stamp[at] = np.nan, 1
+        if layout == "channels_last":
+            x, stamp = np.moveaxis(x, 1, -1).copy(), np.moveaxis(stamp, 1, -1).copy()
+        reached = tconv.conv_transpose(stamp, np.ones(weight.shape), **words) > 0
+        np.testing.assert_array_equal(np.isnan(tconv.conv_transpose(x, weight, **words).astype(np.float32)), reached)

@@ -12,6 +12,8 @@ namespace {
 constexpr double kWiden = 0.5, kPair = 0.25;
 // Of the words of the images that are computed at a time, about: they stay in a cache, and their memory is not new in every call.
 constexpr i64 kWordsBytes = 8 << 20;
+// From so many bytes on the words even of one image are new memory in every call (glibc's malloc), whose pages take cycles a word.
+constexpr double kNewBytes = 32 << 20, kNewWord = 5;
 
 i64& summed_channels(Spec& s, Direction direction) { return direction == Direction::forward ? s.in_channels : s.out_channels; }
 
@@ -54,12 +56,13 @@ HalfLayer::Choice HalfLayer::choose(const Spec& spec, Direction direction, const
   of = in_pairs(spec, direction);
   const double elements = double(spec.batch * channels) * double(positions(spec, direction == Direction::grad_input));
   const bool adjacent = use.channels_last && channels / spec.groups % 2 == 0;
-  double fewest = best->layer.cycles + kWiden * elements;
+  const auto made = [&](double words) { return words * 4 >= kNewBytes * double(spec.batch) ? kNewWord * words : 0; };
+  double fewest = best->layer.cycles + kWiden * elements + made(elements);
   for (const auto find : {isa.dots, isa.matrix}) {
     const Isa* words = find ? find() : nullptr;
     if (!words || (words->term == Term::pairs_in_tiles && method == Method::positions)) continue;
     Layer pairs(of, direction, *words, method, threads, 4, use);
-    const double cycles = pairs.cycles + (adjacent ? 0 : kPair) * elements;
+    const double cycles = pairs.cycles + (adjacent ? 0 : kPair * elements + made(elements / 2));
     if (cycles < fewest) fewest = cycles, best.emplace(Choice{std::move(pairs), of, true});
   }
   return std::move(*best);

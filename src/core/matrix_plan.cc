@@ -12,6 +12,12 @@ constexpr i64 kPanelBytes = 512 << 10;      // with a block of weights it fits a
 constexpr double kLargestPanel = 32 << 20;  // bytes of a box of one position
 constexpr i64 kLongestPhases = 64;          // along a row: their sums lie side by side
 
+// An axis of one input has no steps: taps are phases then, rather than as many positions that read zeros for all taps but one.
+Axis without_steps(Axis a) {
+  if (a.size == 1 && a.full() <= kLongestPhases) a.stride = std::max(a.stride, a.full());
+  return a;
+}
+
 }  // namespace
 
 std::string matrix_refusal(const Spec& spec, Direction direction) {
@@ -19,7 +25,7 @@ std::string matrix_refusal(const Spec& spec, Direction direction) {
                  double(spec.groups);
   bool cut = false;
   for (int i = 0; i < 3; ++i) {
-    const StencilAxis a(spec.axis[i], direction);
+    const StencilAxis a(without_steps(spec.axis[i]), direction);
     bytes *= double(a.in_phases.size()) * (double(a.halo()) + (cut || a.count == 1 ? double(a.count) : 1.0));
     cut = cut || a.count > 1;
     if (i == 2 && a.out_stride > kLongestPhases) return "strides along the row are larger than 64, whose sums would not fit the caches";
@@ -40,7 +46,7 @@ Matrix::Matrix(const Spec& spec, Direction direction, const Isa& isa, int thread
   blocks = ceil_div(outputs, block);
   taps = planes = 1;
   for (int i = 0; i < 3; ++i) {
-    axis[i] = StencilAxis(spec.axis[i], direction);
+    axis[i] = StencilAxis(without_steps(spec.axis[i]), direction);
     taps *= axis[i].kernel, planes *= i64(axis[i].in_phases.size());
   }
   make_boxes();

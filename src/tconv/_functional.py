@@ -163,7 +163,7 @@ def conv_transpose(
     the layer without bias and activation.
 
     float32 and float64 are computed as such; float16 and bfloat16 are accumulated in float32, and rounded once (bfloat16 may be
-    multiplied by the processor's dot products, to which numbers below 2**-126 are zero). All arrays share one
+    multiplied by the processor's dot products or matrix unit, to which numbers below 2**-126 are zero). All arrays share one
     dtype; lists of floats become float64, and integers are refused. `out` takes the result: right shape and dtype,
     writeable, overlapping no input. `threads` never changes a bit of the result. `algorithm` is one of `tconv.kernels()`, or
     a method alone: "direct" multiplies every tap, "winograd" fewer or refuses, "auto" takes what is estimated fastest.
