@@ -36,11 +36,12 @@ void multiply_tiles(const TileProducts& of) {
   for (i64 word = 0; word < words; word += kTileSide, pixels += kTileSide, weights += kTileSide * lanes)
     for (i64 t = 0; t < taps; ++t) {
       const float *rows = pixels + pixels_at[t], *w = weights + weights_at[t];
-      Unit::template load<4>(rows, pitch);
-      if constexpr (H > 1) Unit::template load<5>(rows + half, pitch);
+      Unit::template load<4>(rows, pitch);  // loads between products: each is hidden by the product before it
       Unit::template load<6>(w, lanes);
-      if constexpr (V > 1) Unit::template load<7>(w + kTileSide, lanes);
-      each_sum<H, V>([](auto h, auto v) { Unit::template add_products<2 * h.value + v.value, 4 + h.value, 6 + v.value>(); });
+      Unit::template add_products<0, 4, 6>();
+      if constexpr (V > 1) Unit::template load<7>(w + kTileSide, lanes), Unit::template add_products<1, 4, 7>();
+      if constexpr (H > 1) Unit::template load<5>(rows + half, pitch), Unit::template add_products<2, 5, 6>();
+      if constexpr (H > 1 && V > 1) Unit::template add_products<3, 5, 7>();
     }
   each_sum<H, V>([&](auto h, auto v) {
     Unit::template store<2 * h.value + v.value>(of.sums + h.value * kTileSide * step + v.value * kTileSide, step);

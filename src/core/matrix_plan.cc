@@ -11,6 +11,7 @@ namespace {
 constexpr i64 kPanelBytes = 512 << 10;      // with a block of weights it fits a second-level cache
 constexpr double kLargestPanel = 32 << 20;  // bytes of a box of one position
 constexpr i64 kLongestPhases = 64;          // along a row: their sums lie side by side
+constexpr double kMostLeads = 4096;         // phases of the other axes
 
 // An axis of one input has no steps: taps are phases then, rather than as many positions that read zeros for all taps but one.
 Axis without_steps(Axis a) {
@@ -23,13 +24,16 @@ Axis without_steps(Axis a) {
 std::string matrix_refusal(const Spec& spec, Direction direction) {
   double bytes = 4.0 * double(round_up(direction == Direction::forward ? spec.in_channels : spec.out_channels, kTileSide * spec.groups)) /
                  double(spec.groups);
+  double leads = 1;
   bool cut = false;
   for (int i = 0; i < 3; ++i) {
     const StencilAxis a(without_steps(spec.axis[i]), direction);
     bytes *= double(a.in_phases.size()) * (double(a.halo()) + (cut || a.count == 1 ? double(a.count) : 1.0));
     cut = cut || a.count > 1;
     if (i == 2 && a.out_stride > kLongestPhases) return "strides along the row are larger than 64, whose sums would not fit the caches";
+    if (i < 2) leads *= double(a.out_end - a.out_begin);
   }
+  if (leads > kMostLeads) return "there are more than 4096 phases of rows";
   return bytes > kLargestPanel ? "the inputs that one row of positions reads are larger than 32 MiB" : "";
 }
 
@@ -61,14 +65,14 @@ void Matrix::make_boxes() {
   i64 row = planes * pitch * i64(sizeof(float));  // bytes of the panel for a position along the cut
   for (int i = 0; i < 3; ++i)
     if (i != cut) row *= axis[i].count + axis[i].halo();
-  const i64 image = row * (a.count + a.halo());
-  i64 boxes = image <= kPanelBytes ? 1 : ceil_div(a.count, std::clamp<i64>(kPanelBytes / row - a.halo(), 1, a.count));
+  const double image = double(row) * double(a.count + a.halo());
+  i64 boxes = image <= double(kPanelBytes) ? 1 : ceil_div(a.count, std::clamp<i64>(kPanelBytes / row - a.halo(), 1, a.count));
   if (threads > 1 && batch * groups < 4 * threads) {  // a few tasks for each, if halos stay small
     const i64 wanted = ceil_div(4 * threads, std::max<i64>(1, batch * groups));
     boxes = std::max(boxes, std::min(wanted, ceil_div(a.count, std::max<i64>(2 * a.halo(), 2))));
   }
   a.cut(std::min(boxes, a.count));
-  images = a.boxes > 1 ? 1 : std::clamp<i64>(kPanelBytes / std::max<i64>(image, 1), 1, std::max<i64>(1, batch));
+  images = a.boxes > 1 ? 1 : std::clamp<i64>(i64(double(kPanelBytes) / std::max(image, 1.0)), 1, std::max<i64>(1, batch));
   if (threads > 1) images = std::min(images, std::max<i64>(1, ceil_div(batch * groups, 4 * threads)));
   plane = images;
   for (int i = 0; i < 3; ++i) extent[i] = (i == cut ? a.box : axis[i].count) + axis[i].halo(), plane *= extent[i];
@@ -115,7 +119,7 @@ double cycles(const Matrix& m, bool channels_last) {
   // Loads of a tile of two vectors, or of one, and products; and storing and writing sums, a little more of a phase of rows.
   const double tile = m.vecs == 2 ? 90 : 55, written = channels_last ? 0.35 : 0.5, filled = channels_last ? 0.2 : 0.35;
   const double pixels = double(m.places()) * double(m.plane);
-  const double maps = double(m.places() * m.images * (m.extent[0] - m.axis[0].halo()));
+  const double maps = double(m.places()) * double(m.images) * double(m.extent[0] - m.axis[0].halo());
   const i64 rows_of_map = m.rows(m.extent[1] - m.axis[1].halo(), m.extent[2] - m.axis[2].halo());
   const double tiles = m.on ? pixels / double(kTallRows) : maps * (double(round_up(rows_of_map, kTileSide)) / double(kTallRows) + 0.1);
   double products = 0, rows = 0, out = double(m.batch) * double(m.outputs);
