@@ -344,7 +344,8 @@ def info(*problem: str, why: bool = False, source: Annotated[str | None, Paramet
     """Version, machine, kernels and threads; or with --why how a layer is computed, what was refused, and why.
 
     tconv info --why "c256:128 i8x8 k4 s2 p1", where the layer is given as to tconv shape. Cycles are estimates for one thread. The
-    limit is that of multiply-adds, two vectors of them a cycle; the memory's limit is not known without measuring: tconv bench.
+    limit is that of multiply-adds, two vectors of them a cycle on most processors; the memory's limit is not known without measuring:
+    tconv bench.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ class Why:
     threads: int
     kernel: str
     lanes: int
-    limit: float  # cycles of one core that does two vectors of multiply-adds in each, or one where vectors are halved
+    limit: float  # cycles of one core that does two vectors of multiply-adds in each, one where vectors are halved, 16 on a matrix unit
     workspace_bytes: int
     weight_bytes: int  # packed; an Operator keeps them
     candidates: tuple[Candidate, ...]
@@ -58,7 +58,8 @@ class Why:
         return "\n".join(self._lines())
 
     def _vectors(self) -> str:
-        return "two vectors" if 2 * self.lanes * self.limit <= self.spec.macs else "one vector"
+        count = self.spec.macs / (self.lanes * self.limit) if self.limit else 2
+        return {2: "two vectors", 1: "one vector", 0.5: "half a vector"}.get(count, f"{count:g} vectors")
 
     def _lines(self) -> Iterator[str]:
         yield f"{self.spec}, {self.dtype}, {self.layout}"
