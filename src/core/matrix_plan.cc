@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Geometry of matrix.h: boxes, tasks and offsets; and what they are expected to cost.
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "matrix.h"
@@ -8,7 +9,8 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kPanelBytes = 512 << 10;      // with a block of weights it fits a second-level cache
+constexpr i64 kPanelBytes = 512 << 10;  // with a block of weights it fits a second-level cache
+constexpr double kFewPositions = 4 * kTallRows;
 constexpr double kLargestPanel = 32 << 20;  // bytes of a box of one position
 constexpr i64 kLongestPhases = 64;          // along a row: their sums lie side by side
 constexpr double kMostLeads = 4096;         // phases of the other axes
@@ -66,14 +68,18 @@ void Matrix::make_boxes() {
   for (int i = 0; i < 3; ++i)
     if (i != cut) row *= axis[i].count + axis[i].halo();
   const double image = double(row) * double(a.count + a.halo());
-  i64 boxes = image <= double(kPanelBytes) ? 1 : ceil_div(a.count, std::clamp<i64>(kPanelBytes / row - a.halo(), 1, a.count));
-  if (threads > 1 && batch * groups < 4 * threads) {  // a few tasks for each, if halos stay small
-    const i64 wanted = ceil_div(4 * threads, std::max<i64>(1, batch * groups));
-    boxes = std::max(boxes, std::min(wanted, ceil_div(a.count, std::max<i64>(2 * a.halo(), 2))));
+  const i64 least = std::min(a.count, std::max<i64>(1, a.halo()));  // or most of a panel is halo
+  i64 boxes = image <= double(kPanelBytes) ? 1 : ceil_div(a.count, std::clamp<i64>(kPanelBytes / row - a.halo(), least, a.count));
+  images = boxes > 1 ? 1 : std::clamp<i64>(i64(double(kPanelBytes) / std::max(image, 1.0)), 1, std::max<i64>(1, batch));
+  if (threads > 1) {  // a few tasks for each, as long as a box has some tiles of positions: it reads all weights
+    const double positions = double(axis[0].count) * double(axis[1].count) * double(axis[2].count);
+    const i64 wanted = 4 * threads, few = i64(std::min(double(batch), std::ceil(kFewPositions / positions)));
+    images = std::min(images, std::max({i64(1), few, ceil_div(batch * groups, wanted)}));
+    if (images == 1)
+      boxes = std::max(boxes, std::min({ceil_div(wanted, std::max<i64>(1, batch * groups)), i64(std::min(positions / kFewPositions, 1e6)),
+                                        a.count / (2 * least)}));
   }
-  a.cut(std::min(boxes, a.count));
-  images = a.boxes > 1 ? 1 : std::clamp<i64>(i64(double(kPanelBytes) / std::max(image, 1.0)), 1, std::max<i64>(1, batch));
-  if (threads > 1) images = std::min(images, std::max<i64>(1, ceil_div(batch * groups, 4 * threads)));
+  a.cut(std::clamp<i64>(boxes, 1, a.count));
   plane = images;
   for (int i = 0; i < 3; ++i) extent[i] = (i == cut ? a.box : axis[i].count) + axis[i].halo(), plane *= extent[i];
   on = extent[1] * extent[2] < round_up(rows(extent[1] - axis[1].halo(), extent[2] - axis[2].halo()), kTileSide);
