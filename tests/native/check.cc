@@ -344,9 +344,9 @@ int main(int count, char** values) {
     for (int i = 0; i < isas_here; ++i)
       if (list[i].supported())
         random_engine.seed(std::uint32_t(line)), check<float>(spec, list[i], line), check<double>(spec, list[i], line);
-    for (const auto words : {list[0].dots, list[0].matrix, &model_of_tiles})
-      if (words && words())
-        check_pairs(spec, {"none", nullptr, list[0].f32, list[0].f64, list[0].half, Term::numbers, 1e9, words, nullptr}, line);
+    const Isa& best = *std::find_if(list, list + isas_here, [](const Isa& isa) { return isa.supported(); });
+    for (const auto words : {best.dots, best.matrix, &model_of_tiles})
+      if (words && words()) check_pairs(spec, {"none", nullptr, best.f32, best.f64, best.half, Term::numbers, 1e9, words, nullptr}, line);
   }
   std::string names;
   for (int i = 0; i < isas_here; ++i)
