@@ -217,19 +217,6 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
 }
 
 constexpr i64 kPackedBytes = 1 << 20;  // by a task at once, at least a block
-constexpr i64 kPackedChannels = 16;    // at once: an input gradient's lie side by side, and its outputs pages apart
-
-// So many channels at most, from channel `begin` on, of the weights of block b of a group.
-template <class T>
-void pack_channels(const Gather& g, const Kernels<T>& k, View<const T> weight, i64 b, i64 begin, T* to) {
-  const i64 kernel[3] = {g.axis[0].kernel, g.axis[1].kernel, g.axis[2].kernel}, pitch = g.channels * g.block;
-  const i64 channels = std::min(g.channels - begin, kPackedChannels), lanes = std::min(g.block, g.outputs - b * g.block);
-  weight.data += begin * weight.stride[0] + b * g.block * weight.stride[1];
-  to += begin * g.block;
-  if (lanes < g.block)
-    for (i64 t = 0; t < g.taps; ++t) std::fill_n(to + t * pitch, channels * g.block, T(0));
-  spread_weights(k, weight, kernel, channels, lanes, to, g.block, pitch);
-}
 
 // The weights of some blocks of a group from block `first` on, where they are packed or in memory of this thread.
 template <class T>
@@ -238,7 +225,7 @@ const T* weights_of(const Gather& g, const Kernels<T>& k, const Weights<T>& weig
   if (weights.packed) return weights.packed + (group * g.blocks + first) * size;
   T* to = scratch<T>(3, blocks * size);
   for (i64 c = 0; c < g.channels; c += kPackedChannels)
-    for (i64 b = 0; b < blocks; ++b) pack_channels(g, k, weights.of_group(group), first + b, c, to + b * size);
+    for (i64 b = 0; b < blocks; ++b) pack_channels(g, g.channels, k, weights.of_group(group), first + b, c, to + b * size);
   return to;
 }
 
@@ -246,12 +233,7 @@ const T* weights_of(const Gather& g, const Kernels<T>& k, const Weights<T>& weig
 
 template <class T>
 void pack_weights(const Gather& g, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  const Weights<T> weights(weight, group_stride);
-  const i64 chunks = ceil_div(g.channels, kPackedChannels), size = g.taps * g.channels * g.block;
-  parallel_for(g.groups * chunks, g.threads, [&](i64 task) {
-    const i64 group = task / chunks, begin = task % chunks * kPackedChannels;
-    for (i64 b = 0; b < g.blocks; ++b) pack_channels(g, k, weights.of_group(group), b, begin, packed + (group * g.blocks + b) * size);
-  });
+  pack_blocks(g, g.channels, k, weight, group_stride, packed);
 }
 
 // Whether sums of whole blocks may go past the caches as they are stored: where every block is whole lines.

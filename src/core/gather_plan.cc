@@ -98,7 +98,7 @@ Gather::Gather(const Spec& spec, Direction direction, const Isa& isa, int thread
   const i64 lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
-  vecs = outputs <= lanes || (outputs > 2 * lanes && outputs <= 3 * lanes) ? 1 : kGatherVecs;  // the fewest idle lanes
+  vecs = block_vecs(outputs, lanes);
   block = vecs * lanes;
   blocks = ceil_div(outputs, block);
   taps = 1;

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "kernels.h"
-#include "moves.h"
 #include "vec.h"
 
 namespace tconv {

@@ -53,7 +53,10 @@ using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, con
 // The other microkernel, for lanes over channels: out[r][lane] (+)= sum over t < taps and first <= c < last of
 // rows[t * R + r][c] * w[offsets[t] + c * lanes + lane], with R rows, V vectors of lanes, and `bias` (or null)
 // added where `add` is false. Rows are read and written through one pointer each (Dukhan, arXiv:1907.02129).
-constexpr int kGatherVecs = 2;  // at most
+constexpr int kGatherVecs = 2;                   // at most
+inline int block_vecs(i64 outputs, i64 lanes) {  // of which the fewest lanes are idle
+  return outputs <= lanes || (outputs > 2 * lanes && outputs <= 3 * lanes) ? 1 : kGatherVecs;
+}
 template <class T>
 using Gathered = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias,
                           bool add);
@@ -279,10 +282,12 @@ void narrow(const Kernels<float>& k, const float* from, i64 count, S* to) {
   k.half->narrow(from, count, &to->bits, S::kind);
 }
 
+// What products take for a number: itself, a pair of bfloat16 in one word, or such words in the tiles of a matrix unit.
+enum class Term { numbers, pairs, pairs_in_tiles };
+
 // One instruction set: its name, whether this processor runs it, and its tables. Where it has dot products of bfloat16, `dots` is the same
 // with microkernels that take pairs of bfloat16 for words, and `matrix` with lanes over channels on a matrix unit; all that only moves
 // words serves all.
-enum class Term { numbers, pairs, pairs_in_tiles };
 struct Isa {
   const char* name;
   bool (*supported)();

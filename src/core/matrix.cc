@@ -87,12 +87,12 @@ class Panel {
 };
 
 // Positions in a row, of some that follow one another in the panel.
-struct Stretch {
+struct Positions {
   i64 from, count, image, at[3];
 };
 
 // Those of `count` positions from number `first` of the panel on that belong to the box.
-std::vector<Stretch>& stretches(const Matrix& m, const Matrix::Box& box, i64 first, i64 count, std::vector<Stretch>& found) {
+void find_positions(const Matrix& m, const Matrix::Box& box, i64 first, i64 count, std::vector<Positions>& found) {
   found.clear();
   for (i64 f = first, next; f < first + count; f = next) {
     const i64 line = f / m.extent[2], column = f - line * m.extent[2];
@@ -102,7 +102,6 @@ std::vector<Stretch>& stretches(const Matrix& m, const Matrix::Box& box, i64 fir
       found.push_back(
           {f - first, std::min(next - f, box.size[2] - column), image, {box.at[0] + slice, box.at[1] + row, box.at[2] + column}});
   }
-  return found;
 }
 
 // While it lives, this thread's tiles have their shapes.
@@ -120,7 +119,7 @@ struct Block {
 };
 
 template <class S>
-void write(const Matrix& m, const Kernels<float>& k, const Block& of, const Matrix::Lead& lead, const Stretch& s, const View<S>& out) {
+void write(const Matrix& m, const Kernels<float>& k, const Block& of, const Matrix::Lead& lead, const Positions& s, const View<S>& out) {
   const auto& [d, h, w] = m.axis;
   const i64 od = d.out_stride * s.at[0] + lead.depth, oh = h.out_stride * s.at[1] + lead.row, ow = w.out_stride * s.at[2];
   if (od >= d.out_size || oh >= h.out_size) return;
@@ -132,7 +131,7 @@ void write(const Matrix& m, const Kernels<float>& k, const Block& of, const Matr
 // Positions from number `first` of the panel on, for the phases of a lead.
 template <class S>
 void compute(const Matrix& m, const Kernels<float>& k, const Block& of, const Matrix::Lead& lead, i64 first, bool tall,
-             const std::vector<Stretch>& some, const Epilogue<float>& epilogue, const View<S>& out) {
+             const std::vector<Positions>& some, const Epilogue<float>& epilogue, const View<S>& out) {
   const i64 step = m.axis[2].out_stride * m.block;
   const auto multiply = k.unit.multiply[tall][m.vecs - 1];
   float* sums = of.sums;
@@ -144,7 +143,7 @@ void compute(const Matrix& m, const Kernels<float>& k, const Block& of, const Ma
   if (epilogue.activation != Activation::none)
     for (i64 row = 0; row < (tall ? kTallRows : kTileSide); ++row)
       k.activate(of.sums + row * step, i64(lead.phases.size()) * m.block, 0.0f, epilogue.activation, epilogue.slope);
-  for (const Stretch& s : some) write(m, k, of, lead, s, out);
+  for (const Positions& s : some) write(m, k, of, lead, s, out);
 }
 
 // All positions of a box, map by map or all in one; of one lead after the other, whose weights stay in a cache.
@@ -152,36 +151,22 @@ template <class S>
 void compute_box(const Matrix& m, const Kernels<float>& k, const Matrix::Box& box, const Block& of, const Epilogue<float>& epilogue,
                  const View<S>& out) {
   const i64 rows = m.rows(box.size[1], box.size[2]), map = m.extent[1] * m.extent[2], maps = box.images * m.extent[0];
-  std::vector<Stretch> some;
+  std::vector<Positions> some;
   for (const Matrix::Lead& lead : m.leads)
     for (i64 n = 0; n < (m.on ? 1 : maps); ++n) {
       const i64 end = m.on ? (maps - 1) * map + rows : n * map + rows;
-      for (i64 first = n * map; first < end; first += kTallRows)
-        if (!stretches(m, box, first, std::min<i64>(end - first, kTallRows), some).empty())
-          compute(m, k, of, lead, first, end - first > kTileSide, some, epilogue, out);
+      for (i64 first = n * map; first < end; first += kTallRows) {
+        find_positions(m, box, first, std::min<i64>(end - first, kTallRows), some);
+        if (!some.empty()) compute(m, k, of, lead, first, end - first > kTileSide, some, epilogue, out);
+      }
     }
 }
-
-constexpr i64 kPackedChannels = 16;  // at once: an input gradient's lie side by side, and its outputs pages apart
 
 }  // namespace
 
 template <class T>
 void pack_weights(const Matrix& m, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  const i64 chunks = ceil_div(m.depth, kPackedChannels), pitch = m.depth * m.block,
-            kernel[] = {m.axis[0].kernel, m.axis[1].kernel, m.axis[2].kernel};
-  parallel_for(m.groups * chunks, m.threads, [&](i64 task) {
-    const i64 group = task / chunks, begin = task % chunks * kPackedChannels, some = std::min(m.channels - begin, kPackedChannels);
-    for (i64 b = 0; b < m.blocks; ++b) {
-      const i64 lanes = std::min(m.block, m.outputs - b * m.block);
-      T* to = packed + ((group * m.blocks + b) * m.taps * m.depth + begin) * m.block;
-      if (lanes < m.block || some < kPackedChannels)
-        for (i64 t = 0; t < m.taps; ++t) std::fill_n(to + t * pitch, kPackedChannels * m.block, T(0));
-      View<const T> from = weight;
-      from.data += group * group_stride + begin * weight.stride[0] + b * m.block * weight.stride[1];
-      spread_weights(k, from, kernel, some, lanes, to, m.block, pitch);
-    }
-  });
+  pack_blocks(m, m.depth, k, weight, group_stride, packed);
 }
 
 template <class T, class S>

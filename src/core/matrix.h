@@ -5,9 +5,9 @@
 // Positions q of plan.h's stencil are cut into boxes. A box's inputs are copied into a panel, channels adjacent, with zeros where the input
 // ends; positions run on over the ends of rows, so that any 16 in a row are a tile:
 //
-//   panel    [input phase][image][depth][row][column][channel]     weights   [block of 1 or 2 vectors of output
-//   channels][tap][channel][block] sums     [position][phase along the row][block]                 of 32 positions, rounded and written
-//   before the next ones
+//   panel     [input phase][image][depth][row][column][channel]
+//   weights   [block of 1 or 2 vectors of output channels][tap][channel][block]
+//   sums      [position][phase along the row][block], of 32 positions: rounded and written before the next ones
 //
 // A tap is one offset in the panel. Channels are padded with zeros to whole tiles.
 #pragma once

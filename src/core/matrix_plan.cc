@@ -47,7 +47,7 @@ Matrix::Matrix(const Spec& spec, Direction direction, const Isa& isa, int thread
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
   depth = round_up(channels, kTileSide);
   pitch = pixel_pitch(depth);
-  vecs = outputs <= lanes || (outputs > 2 * lanes && outputs <= 3 * lanes) ? 1 : 2;  // the fewest idle lanes
+  vecs = block_vecs(outputs, lanes);
   block = vecs * lanes;
   blocks = ceil_div(outputs, block);
   taps = planes = 1;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "parallel.h"
 #include "spec.h"
 
 namespace tconv {
@@ -49,6 +50,34 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
         for (i64 m = 0; m < outputs; ++m) to[c * channel + m] = from[c * stride[0] + m * stride[1]];
     to += tap;
   }
+}
+
+constexpr i64 kPackedChannels = 16;  // at once: an input gradient's lie side by side, and its outputs pages apart
+
+// So many channels at most, from channel `begin` on, of block b of a plan whose lanes are output channels:
+// to[tap][channel < depth][lane < block], with zeros where lanes or channels are none.
+template <class P, class T>
+void pack_channels(const P& p, i64 depth, const Kernels<T>& k, View<const T> weight, i64 b, i64 begin, T* to) {
+  const i64 kernel[3] = {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel}, pitch = depth * p.block;
+  const i64 channels = std::min(p.channels - begin, kPackedChannels), padded = std::min(depth - begin, kPackedChannels);
+  const i64 lanes = std::min(p.block, p.outputs - b * p.block);
+  weight.data += begin * weight.stride[0] + b * p.block * weight.stride[1];
+  to += begin * p.block;
+  if (lanes < p.block || channels < padded)
+    for (i64 t = 0; t < p.taps; ++t) std::fill_n(to + t * pitch, padded * p.block, T(0));
+  spread_weights(k, weight, kernel, channels, lanes, to, p.block, pitch);
+}
+
+// All of them: packed[group][block][tap][channel][lane].
+template <class P, class T>
+void pack_blocks(const P& p, i64 depth, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  const i64 chunks = ceil_div(p.channels, kPackedChannels), size = p.taps * depth * p.block;
+  parallel_for(p.groups * chunks, p.threads, [&](i64 task) {
+    const i64 group = task / chunks, begin = task % chunks * kPackedChannels;
+    View<const T> from = weight;
+    from.data += group * group_stride;
+    for (i64 b = 0; b < p.blocks; ++b) pack_channels(p, depth, k, from, b, begin, packed + (group * p.blocks + b) * size);
+  });
 }
 
 // Sums of several spans, `step` elements apart, to those of the first one: in their order, so that threads change no bit.

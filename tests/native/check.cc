@@ -219,7 +219,8 @@ std::vector<float> widened(const Isa& isa, const std::vector<std::uint16_t>& fro
   return to;
 }
 
-// Pairs of bfloat16, in tiles or not, where `isa` computes nothing by itself: the forward layer and the input's gradient.
+// Pairs of bfloat16, in tiles or not, where `isa` computes nothing by itself: the forward layer and the input's gradient, with and without
+// an activation.
 void check_pairs(const Spec& spec, const Isa& isa, int line) {
   const Definition d(spec);
   const i64 nx = spec.batch * spec.in_channels * volume(d.in), ny = spec.batch * spec.out_channels * volume(d.out);
@@ -243,14 +244,16 @@ void check_pairs(const Spec& spec, const Isa& isa, int line) {
         const std::size_t size = std::size_t(forward ? ny : nx), beyond = 64;
         std::vector<std::uint16_t> to(size + beyond, 0x7fc0);
         layer.pack(w.data(), packed.data());
-        layer.run(from.data(), packed.data(), Epilogue<float>{forward ? bias.data() : nullptr}, to.data());
+        const bool relu = line % 2;
+        layer.run(from.data(), packed.data(), {forward ? bias.data() : nullptr, relu ? Activation::relu : Activation::none}, to.data());
         tiled += layer.layer().isa.term == Term::pairs_in_tiles, paired += layer.layer().isa.term == Term::pairs;
         if (std::count(to.begin() + i64(size), to.end(), 0x7fc0) != i64(beyond))
           std::printf("FAILED pairs %s problem %d: written beyond the output\n", layer.layer().isa.name, line), ++failures;
         to.resize(size);
         if (first.empty()) first = to;
         const std::vector<float> got = widened(isa, last ? turned(to, outs, volume(out), true) : to);
-        const std::vector<double>& want = forward ? y : dx;
+        std::vector<double> want = forward ? y : dx;
+        for (double& value : want) value = relu ? std::max(value, 0.0) : value;
         for (std::size_t i = 0; i < got.size(); ++i)
           if (to != first || !(std::fabs(got[i] - want[i]) <= std::ldexp(std::fabs(want[i]), -8) + 1e-5)) {
             std::printf("FAILED pairs %s direction %d last %d threads %d problem %d element %zu: %g, definition %g\n",
@@ -352,6 +355,7 @@ int main(int count, char** values) {
     for (const auto words : {best.dots, best.matrix, &model_of_tiles})
       if (words && words()) check_pairs(spec, {"none", nullptr, best.f32, best.f64, best.half, Term::numbers, 1e9, words, nullptr}, line);
   }
+  if (problems >= 10 && tiled == 0) std::printf("FAILED: no problem went through the tiles of the model\n"), ++failures;
   std::string names;
   for (int i = 0; i < isas_here; ++i)
     if (list[i].supported()) names += std::string(" ") + list[i].name;

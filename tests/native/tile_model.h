@@ -3,7 +3,6 @@
 // NaN in every tile whose shape was not set.
 #pragma once
 
-#include <cmath>
 #include <cstring>
 
 #include "../../src/core/kernels.h"
@@ -16,25 +15,25 @@ extern const Kernels<double> scalar_f64;
 extern const Halves scalar_half;
 
 struct TileModel {
-  static float (&tile(int i)) [kTileSide][kTileSide] {
-    static thread_local float tiles[8][kTileSide][kTileSide];
+  using Tile = float[kTileSide][kTileSide];
+  static Tile& tile(int i) {
+    static thread_local Tile tiles[8];
     return tiles[i];
-  } static void begin() {
-    std::memset(tile(0), 0, 8 * sizeof tile(0));
   }
-  static void end() { std::memset(tile(0), 0xff, 8 * sizeof tile(0)); }
+  static void begin() { std::memset(tile(0), 0, 8 * sizeof(Tile)); }
+  static void end() { std::memset(tile(0), 0xff, 8 * sizeof(Tile)); }
 
-  template <int Tile>
+  template <int I>
   static void zero() {
-    std::memset(tile(Tile), 0, sizeof tile(Tile));
+    std::memset(tile(I), 0, sizeof tile(I));
   }
-  template <int Tile>
+  template <int I>
   static void load(const float* from, i64 step) {
-    for (int r = 0; r < kTileSide; ++r) std::memcpy(tile(Tile)[r], from + r * step, sizeof tile(Tile)[r]);
+    for (int r = 0; r < kTileSide; ++r) std::memcpy(tile(I)[r], from + r * step, sizeof tile(I)[r]);
   }
-  template <int Tile>
+  template <int I>
   static void store(float* to, i64 step) {
-    for (int r = 0; r < kTileSide; ++r) std::memcpy(to + r * step, tile(Tile)[r], sizeof tile(Tile)[r]);
+    for (int r = 0; r < kTileSide; ++r) std::memcpy(to + r * step, tile(I)[r], sizeof tile(I)[r]);
   }
   template <int Sums, int Rows, int Lanes>
   static void add_products() {
