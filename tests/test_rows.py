@@ -15,7 +15,9 @@ import tconv
 
 KERNELS = tuple(name for name in tconv.kernels() if name.startswith("rows"))
 BEST = KERNELS[0]
+CHOOSE = tuple(name for name in KERNELS if name.endswith(("avx2", "avx512")))  # vectors that choose their inputs in registers
 forced = pytest.mark.parametrize("kernel", KERNELS)
+choosing = pytest.mark.parametrize("kernel", CHOOSE)
 
 
 def row(size: int, taps: int, stride: int, crop: tuple[int, int], **words) -> Problem:
@@ -30,6 +32,34 @@ def test_strides_sizes_and_crops(kernel, dtype):
         for size, crop in product((3, 16, 33) if stride < 8 else (2, 5), ((0, 0), (1, 0), (stride // 2, stride // 2))):
             judge = judge_of(row(size, taps, stride, crop, dtype=dtype, seed=stride + size))
             judge.check("forward", judge.run("forward", tconv, algorithm=kernel), kernel)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@choosing
+def test_any_stride_and_phases_that_lack_taps(kernel, dtype):
+    """Kernels shorter than the stride, with a rest, and dilated ones: some phases have fewer taps than others, or none."""
+    lanes = (16 if kernel.endswith("512") else 8) // (2 if np.dtype(dtype) == np.float64 else 1)
+    for stride, kernel_size, dilation in product((2, 3, 4, 5, 7, 12), (1, 2, 3, 4, 5, 7), (1, 2)):
+        if stride > lanes or (lanes - 1) // stride + 1 + -(-(kernel_size - 1) * dilation // stride) >= lanes:
+            continue
+        for size, crop in product((2, 9, 34), ((0, 0), (1, 0), (0, 1))):
+            if (size - 1) * stride + dilation * (kernel_size - 1) + 1 - sum(crop) < stride:
+                continue
+            geometry = Problem((3, size), (3, kernel_size), (2, stride), (1, dilation), ((1, 0), crop), biased=True, dtype=dtype, seed=size)
+            judge = judge_of(depthwise(geometry, 3, "channels_first"))
+            judge.check("forward", judge.run("forward", tconv, algorithm=kernel), kernel)
+
+
+@choosing
+def test_an_endless_input_reaches_its_stamp_alone(kernel):
+    """Where an output lacks a tap, nothing is multiplied by zero."""
+    for endless in (np.inf, np.nan):
+        x, w = np.ones((1, 2, 5, 9), "float32"), np.ones((2, 1, 3, 3), "float32")
+        x[:, :, 2, 4] = endless
+        found = tconv.conv_transpose(x, w, stride=(2, 4), groups=2, algorithm=kernel)
+        reached = np.zeros(found.shape, bool)
+        reached[:, :, 4:7, 16:19] = True
+        np.testing.assert_array_equal(np.isfinite(found), ~reached)
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
@@ -65,10 +95,10 @@ def test_pieces_chunks_and_threads(kernel):
 
 def test_an_output_past_the_caches():
     """Large outputs are stored past the caches where rows are whole lines, and not where they are not: the bits are those of small ones."""
-    for columns, left in ((512, 1), (511, 0)):
+    for columns, left, stride in ((512, 1, 2), (511, 0, 2), (352, 1, 3)):
         rng = np.random.default_rng(columns)
-        x, w, bias = (rng.standard_normal(shape).astype("float32") for shape in ((1, 5, 512, columns), (5, 1, 4, 4), (5,)))
-        words = {"stride": 2, "padding": ((1, 1), (left, 1)), "algorithm": BEST}
+        x, w, bias = (rng.standard_normal(shape).astype("float32") for shape in ((1, 5, 512, columns), (5, 1, 4, 2 * stride), (5,)))
+        words = {"stride": (2, stride), "padding": ((1, 1), (left, stride - 1)), "algorithm": BEST}
         whole = tconv.conv_transpose(x, w, bias, groups=5, **words)
         assert whole.nbytes >= 16 << 20
         x, w, bias = (np.concatenate([a, a]) for a in (np.moveaxis(x, 0, 1), w, bias))  # two of five, one after the other
@@ -109,9 +139,10 @@ def test_no_access_beyond_the_arrays():
 
 @pytest.mark.parametrize("taps, words, rule", [
     (2, {"groups": 2}, "more than one input or output channel"),
-    (3, {"groups": 4, "stride": 3}, "not a power of two"),
-    (128, {"groups": 4, "stride": 128}, "not a power of two up to 64"),
-    (3, {"groups": 4, "stride": 2}, "do not all read the same positions"),
+    (24, {"groups": 4, "stride": 24}, "not a power of two"),
+    (128, {"groups": 4, "stride": 128}, "more than 64"),
+    (33, {"groups": 4, "stride": 32}, "do not hold"),
+    (3, {"groups": 4, "stride": 2, "dilation": 40}, "do not hold"),
 ])  # fmt: skip
 @forced
 def test_what_it_refuses(kernel, taps, words, rule):

@@ -354,10 +354,11 @@ NB_MODULE(_core, m) {
       "float32 to bits of bfloat16 (brain) or float16, to nearest, ties to even: vectors of one length.");
   m.def(
       "refusal",
-      [](const Problem& p, bool forward, const std::string& kernel) {
-        return refusal(method(kernel), p.spec, forward ? Direction::forward : Direction::grad_input);
+      [](const Problem& p, bool forward, const std::string& dtype, const std::string& kernel) {
+        const i64 bytes = dtype == "float64" ? sizeof(double) : sizeof(float);
+        return refusal(method(kernel), p.spec, forward ? Direction::forward : Direction::grad_input, isa(kernel), bytes);
       },
-      nb::arg("problem"), nb::arg("forward"), nb::arg("kernel"), "Why a kernel cannot compute a problem, or nothing.");
+      nb::arg("problem"), nb::arg("forward"), nb::arg("dtype"), nb::arg("kernel"), "Why a kernel cannot compute a problem, or nothing.");
   m.def(
       "xla_handlers",
       [] {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "moves.h"
 #include "vec.h"
 
 namespace tconv {
@@ -148,81 +149,238 @@ void depthwise(T* y, i64 y_step, const DepthwiseReads<T>& r, i64 begin, i64 end,
   for (i64 q = begin; q < end; q += Q) depthwise_positions<Q, 2, T, N>(y, y_step, r, q + Q <= end ? q : end - Q, channels, part, bias);
 }
 
-// The weights that a vector of outputs from o on is multiplied by; of one period, all the same.
-template <class vec, class T>
-inline vec row_weights(const RowSums<T>& of, i64 tap, i64 o) {
+// Lanes along a row of output. How far a vector advances: in place by itself, or else by whole periods.
+template <RowInputs How, int N, class T>
+inline i64 outputs_ahead(const RowSums<T>& of) {
+  return How == RowInputs::in_place ? N : of.outputs;
+}
+template <RowInputs How, int N, class T>
+inline i64 positions_ahead(const RowSums<T>& of) {
+  return How == RowInputs::in_place ? N : of.positions;
+}
+
+// The weights of a tap for a vector of outputs; of one period, all the same.
+template <class V, class T>
+inline V row_weights(const RowSums<T>& of, i64 tap, i64 turn) {
   const T* w = of.w + of.w_at[tap];
-  return of.period == 1 ? vec{} + *w : load<vec>(w + ((of.start + o) & (of.period - 1)));
+  return of.period == 1 ? V{} + *w : load<V>(w + turn);
 }
 
-// Few taps, whose weights stay in registers: a vector is a whole number of periods. The last one overlaps the one before it.
-template <int K, class T, int N>
-inline __attribute__((always_inline)) void sum_few(T* y, i64 first, const RowSums<T>& of) {
+// The words of one vector, or of two adjacent ones, that `words` numbers. (AVX2, AVX-512; written so, they need no header.)
+template <class V>
+using Words = Vec<int, sizeof(V) / 4>;
+template <class V>
+inline V chosen(V from, Words<V> words) {
+  V to;
+  asm("vpermps %1, %2, %0" : "=v"(to) : "v"(from), "v"(words));
+  return to;
+}
+template <class V>
+inline V chosen(V low, V high, Words<V> words) {
+  asm("vpermt2ps %2, %1, %0" : "+v"(low) : "v"(words), "v"(high));
+  return low;
+}
+// With gaps, zeros where an output lacks the tap.
+template <RowInputs How, class V>
+inline V chosen_once(V from, Words<V> words) {
+  const V to = chosen(from, words);
+  return How == RowInputs::once_with_gaps ? V(Words<V>(to) & (words >= 0)) : to;
+}
+template <class V, class T>
+inline Words<V> row_words(const RowSums<T>& of, i64 t, i64 turn) {
+  return load<Words<V>>(of.words + t * of.words_pitch + turn * i64(sizeof(T) / 4));
+}
+
+// What R taps along a row of x read, one vector of outputs after the other. Where inputs are chosen in registers each is loaded once (and a
+// load across two lines takes as long as two).
+template <int R, RowInputs How, class V, class T>
+struct RowReads {
+  static constexpr bool once = How != RowInputs::in_place, two = !once && R > 1 && chooses_of_two(sizeof(V));
+  const T* x[R];
+  V low;
+
+  inline __attribute__((always_inline)) void begin(const T* row, const i64* at) {
+#pragma GCC unroll 4
+    for (int t = 0; t < R; ++t) x[t] = row + at[t];
+    if constexpr (two) low = load<V>(x[0]);
+  }
+
+  inline __attribute__((always_inline)) void next(i64 q, const Words<V> (&words)[R], V (&from)[R]) {
+    if constexpr (once) {
+      V all = load<V>(x[0] + q);
+      asm("" : "+v"(all));  // into a register
+#pragma GCC unroll 4
+      for (int t = 0; t < R; ++t) from[t] = chosen_once<How>(all, words[t]);
+    } else if constexpr (two) {
+      const V high = load<V>(x[0] + q + sizeof(V) / sizeof(T));
+      from[0] = low;
+#pragma GCC unroll 4
+      for (int t = 1; t < R; ++t) from[t] = chosen(low, high, words[t]);
+      low = high;
+    } else {
+#pragma GCC unroll 4
+      for (int t = 0; t < R; ++t) from[t] = load<V>(x[t] + q);
+    }
+  }
+};
+
+// Few taps, R along a row of each of D rows, whose weights stay in registers: a vector advances by whole periods. The last vector overlaps
+// the one before it. -> the rows that were summed: those, from the first on, that have as many taps.
+template <int D, int R, RowInputs How, class T, int N>
+i64 sum_few(const RowTaps* rows, i64 count, const RowSums<T>& of) {
   using vec = Vec<T, N>;
-  const T* x[K];
-  vec w[K];
-#pragma GCC unroll 8
-  for (int t = 0; t < K; ++t) x[t] = of.x + of.x_at[first + t], w[t] = row_weights<vec>(of, first + t, 0);
   const vec bias = vec{} + of.bias;
-  const auto sum = [&](i64 o) __attribute__((always_inline)) {
-    vec all = w[0] * load<vec>(x[0] + o);
-#pragma GCC unroll 8
-    for (int t = 1; t < K; ++t) all += w[t] * load<vec>(x[t] + o);
-    of.stream ? stream(y + o, all + bias) : store(y + o, all + bias);
-  };
-  const i64 count = of.columns;
-  i64 o = 0;
-  for (; o + N <= count; o += N) sum(o);
-  if (o == count) return;
-#pragma GCC unroll 8
-  for (int t = 0; t < K; ++t) w[t] = row_weights<vec>(of, first + t, count - N);
-  sum(count - N);
+  const i64 columns = of.columns, outputs = outputs_ahead<How, N>(of), positions = positions_ahead<How, N>(of);
+  const bool past = of.stream;
+  i64 done = 0;
+  for (; done < count && rows[done].taps == D * R; ++done) {
+    const i64 first = rows[done].first;
+    T* y = of.y + rows[done].depth * of.y_depth + rows[done].row * of.y_row;
+    for (RowPlace p{0, 0, of.start};; p = of.last) {
+      RowReads<R, How, vec, T> reads[D];
+      vec w[D][R];
+      Words<vec> words[R];
+#pragma GCC unroll 4
+      for (int d = 0; d < D; ++d) {
+        reads[d].begin(of.x + p.at, of.x_at + first + d * R);
+#pragma GCC unroll 4
+        for (int t = 0; t < R; ++t) w[d][t] = row_weights<vec>(of, first + d * R + t, p.turn);
+      }
+      if constexpr (RowReads<R, How, vec, T>::once || RowReads<R, How, vec, T>::two)
+#pragma GCC unroll 4
+        for (int t = 0; t < R; ++t) words[t] = row_words<vec>(of, t, p.turn);
+      i64 o = p.o;
+      for (i64 q = 0; o + N <= columns; o += outputs, q += positions) {
+        vec all, from[R];
+#pragma GCC unroll 4
+        for (int d = 0; d < D; ++d) {
+          reads[d].next(q, words, from);
+#pragma GCC unroll 4
+          for (int t = 0; t < R; ++t) all = d + t == 0 ? w[0][0] * from[0] : all + w[d][t] * from[t];
+        }
+        past ? stream(y + o, all + bias) : store(y + o, all + bias);
+      }
+      if (o - outputs + N == columns) break;
+    }
+  }
+  return done;
 }
 
-// V vectors of outputs from o on, of any taps, in parts. Of periods longer than a vector, weights differ from one to the next.
-template <int V, class T, int N>
-inline void sum_block(T* y, i64 o, const RowTaps& row, const RowSums<T>& of) {
+// -> how many rows, from the first on, have so few taps that they were summed so.
+template <RowInputs How, class T, int N>
+inline i64 sum_if_few(const RowTaps* rows, i64 count, const RowSums<T>& of) {
+  if (of.period > N || of.along == 0) return 0;
+  const auto sum = [&](auto along, auto deep) -> i64 {
+    constexpr int D = decltype(deep)::value, R = decltype(along)::value;
+    if constexpr (D * R > (sizeof(Vec<T, N>) == kLine ? 16 : 9))  // registers
+      return 0;
+    else
+      return sum_few<D, R, How, T, N>(rows, count, of);
+  };
+  const auto some = [&](auto along) -> i64 {
+    const i64 deep = rows->taps / of.along;
+    return deep == 1   ? sum(along, Flag<1>{})
+           : deep == 2 ? sum(along, Flag<2>{})
+           : deep == 3 ? sum(along, Flag<3>{})
+           : deep == 4 ? sum(along, Flag<4>{})
+                       : 0;
+  };
+  const i64 along = of.along;
+  return along == 1 ? some(Flag<1>{}) : along == 2 ? some(Flag<2>{}) : along == 3 ? some(Flag<3>{}) : along == 4 ? some(Flag<4>{}) : 0;
+}
+
+// V vectors of outputs, of any taps, in parts, the first at `begin` and the last at `end`. Weights differ from one to the next where
+// periods are longer than vectors.
+template <int V, RowInputs How, class T, int N>
+inline void sum_block(T* y, const RowPlace& begin, const RowPlace& end, const RowTaps& row, const RowSums<T>& of) {
   using vec = Vec<T, N>;
-  const i64 part = terms_at_once(row.taps);
+  constexpr bool once = How != RowInputs::in_place;
+  const i64 part = terms_at_once(row.taps), outputs = outputs_ahead<How, N>(of), positions = positions_ahead<How, N>(of);
+  i64 turns[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) turns[v] = v + 1 == V ? end.turn : of.period > N ? (begin.turn + v * N) & (of.period - 1) : begin.turn;
   vec all[V] = {};
-  for (i64 begin = 0; begin < row.taps; begin += part) {
+  for (i64 from = 0, along = 0; from < row.taps; from += part) {
     vec acc[V] = {};
-    for (i64 t = row.first + begin; t < row.first + (begin + part < row.taps ? begin + part : row.taps); ++t) {
-      const T* x = of.x + of.x_at[t] + o;
-      vec w = row_weights<vec>(of, t, o);
+    for (i64 t = row.first + from; t < row.first + (from + part < row.taps ? from + part : row.taps); ++t) {
+      const T *x = of.x + of.x_at[once ? t - along : t] + begin.at, *last = x + (end.at - begin.at);
+      vec w = row_weights<vec>(of, t, begin.turn);
+      Words<vec> words;
+      if constexpr (once) words = row_words<vec>(of, along, begin.turn);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        if (v > 0 && of.period > N) w = row_weights<vec>(of, t, o + v * N);
-        acc[v] += w * load<vec>(x + v * N);
+        const bool ends = v > 0 && v + 1 == V;
+        if (ends || (v > 0 && of.period > N)) w = row_weights<vec>(of, t, turns[v]);
+        vec in = load<vec>(ends ? last : x + v * positions);
+        if constexpr (once) {
+          if (ends) words = row_words<vec>(of, along, end.turn);
+          in = chosen_once<How>(in, words);
+        }
+        acc[v] += w * in;
       }
+      if (once && ++along == of.along) along = 0;
     }
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) all[v] += acc[v];
   }
-  for (int v = 0; v < V; ++v) store(y + o + v * N, all[v] + of.bias);
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) store(y + (v + 1 == V ? end.o : begin.o + v * outputs), all[v] + of.bias);
 }
 
-// Fewer outputs than lanes are left to narrower vectors.
+// A row of any number of taps. The last vector overlaps the one before it.
+template <RowInputs How, class T, int N>
+void sum_row(const RowTaps& row, const RowSums<T>& of) {
+  T* y = of.y + row.depth * of.y_depth + row.row * of.y_row;
+  const i64 outputs = outputs_ahead<How, N>(of), positions = positions_ahead<How, N>(of);
+  const auto place = [&](i64 v) {
+    return v * outputs < of.last.o ? RowPlace{v * outputs, v * positions, of.period > N ? (of.start + v * N) & (of.period - 1) : of.start}
+                                   : of.last;
+  };
+  const i64 vectors = 1 + (of.last.o > 0 ? ceil_div(of.last.o, outputs) : 0);
+  for (i64 v = 0; v < vectors;) {
+    const auto block = [&](auto count) {
+      constexpr int V = decltype(count)::value;
+      sum_block<V, How, T, N>(y, place(v), place(v + V - 1), row, of);
+      v += V;
+    };
+    const i64 left = vectors - v;
+    left >= 8   ? block(Flag<8>{})
+    : left >= 4 ? block(Flag<4>{})
+    : left == 3 ? block(Flag<3>{})
+    : left == 2 ? block(Flag<2>{})
+                : block(Flag<1>{});
+  }
+}
+
+// Rows by whole vectors.
+template <RowInputs How, class T, int N>
+void sum_vectors(const RowTaps* rows, i64 count, const RowSums<T>& of) {
+  while (count > 0) {
+    i64 done = sum_if_few<How, T, N>(rows, count, of);
+    if (done == 0) done = 1, sum_row<How, T, N>(*rows, of);
+    rows += done, count -= done;
+  }
+}
+template <class T, int N>
+void sum_vectors(const RowTaps* rows, i64 count, const RowSums<T>& of) {
+  if constexpr (chooses(N * sizeof(T))) {
+    if (of.inputs == RowInputs::once) return sum_vectors<RowInputs::once, T, N>(rows, count, of);
+    if (of.inputs == RowInputs::once_with_gaps) return sum_vectors<RowInputs::once_with_gaps, T, N>(rows, count, of);
+  }
+  sum_vectors<RowInputs::in_place, T, N>(rows, count, of);
+}
+
+// Of fewer outputs than a vector has lanes, the others are left out.
 template <class T, int N>
 void sum_rows(const RowTaps* rows, i64 count, const RowSums<T>& of) {
-  if constexpr (N > 1)
-    if (of.columns < N) return sum_rows<T, N / 2>(rows, count, of);
-  const bool whole = of.period <= N;
+  if (of.columns >= N) return sum_vectors<T, N>(rows, count, of);
+  T all[N];
+  RowSums<T> whole = of;
+  whole.y = all, whole.y_depth = whole.y_row = 0, whole.stream = false;
+  whole.columns = N, whole.last = {0, 0, of.start};
   for (; count > 0; --count, ++rows) {
-    T* y = of.y + rows->depth * of.y_depth + rows->row * of.y_row;
-    if (whole && rows->taps == 4) {
-      sum_few<4, T, N>(y, rows->first, of);
-    } else if (whole && rows->taps == 2) {
-      sum_few<2, T, N>(y, rows->first, of);
-    } else if (whole && rows->taps == 1) {
-      sum_few<1, T, N>(y, rows->first, of);
-    } else if (whole && rows->taps == 8) {
-      sum_few<8, T, N>(y, rows->first, of);
-    } else {
-      i64 o = 0;
-      for (; o + 8 * N <= of.columns; o += 8 * N) sum_block<8, T, N>(y, o, *rows, of);
-      for (; o + 2 * N <= of.columns; o += 2 * N) sum_block<2, T, N>(y, o, *rows, of);
-      for (; o < of.columns; o += N) sum_block<1, T, N>(y, o + N <= of.columns ? o : of.columns - N, *rows, of);
-    }
+    sum_vectors<T, N>(rows, 1, whole);
+    copy_run<T, N>(all, of.y + rows->depth * of.y_depth + rows->row * of.y_row, of.columns);
   }
 }
 

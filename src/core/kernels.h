@@ -151,17 +151,31 @@ template <class T>
 using DepthwiseRow = void (*)(T* y, i64 y_step, const DepthwiseReads<T>& reads, i64 begin, i64 end, i64 channels, const T* bias);
 
 // Rows of a depthwise layer, lanes along them: a row's y[o] = bias + sum over its taps t, which begin with number `first`, of
-// x[x_at[t] + o] * w[w_at[t] + (start + o) % period] for o < columns. The period is a power of two; its weights repeat until a vector of
-// them could begin at any. Row (depth, row) lies at y + depth * y_depth + row * y_row. `stream`
-// is as for Sums.
+// x[x_at[t] + o] * w[w_at[t] + (start + o) % period] for o < columns. A tap's weights repeat until a vector of them could begin at any.
+// Inputs lie so in place; their period is a power of two. Or x holds once what serves a period of outputs, which is not longer than a
+// vector, and it is repeated in registers: then of the taps `along` after one another lie in one row of x, and words + t * words_pitch
+// numbers for tap t of these the words of a vector, read where tap 0 reads, that are the inputs of the outputs of a period and of those
+// that follow; with gaps, a number below zero stands for a tap that an output lacks. A vector advances by so many `outputs` and `positions`
+// of x, whole periods. Inputs in place, of period 1, are chosen so from two vectors, unless `along` is 0.
+// Row (depth, row) lies at y + depth * y_depth + row * y_row. Whole vectors are read. `stream` is as for Sums.
+enum class RowInputs { in_place, once, once_with_gaps };
+constexpr bool chooses(i64 vector_bytes) { return vector_bytes >= 32; }            // AVX2
+constexpr bool chooses_of_two(i64 vector_bytes) { return vector_bytes >= kLine; }  // AVX-512
 struct RowTaps {
   i64 depth, row, first, taps;
+};
+struct RowPlace {  // a vector of outputs: the first one, the position of x that it begins to read at, the outputs of its period before it
+  i64 o, at, turn;
 };
 template <class T>
 struct RowSums {
   const T *x, *w;
   const i64 *x_at, *w_at;
-  i64 period, start;
+  RowInputs inputs;
+  i64 along, period, start, outputs, positions;
+  RowPlace last;  // the vector that ends with the row
+  const std::int32_t* words;
+  i64 words_pitch;
   T* y;
   i64 y_depth, y_row, columns;
   T bias;

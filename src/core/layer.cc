@@ -67,11 +67,13 @@ bool better_raw(const Plan& plan, Direction dir, i64 bytes, Use use) {
          packing(plan, dir, bytes, use) > kRawShare * cycles(plan, use.channels_last);
 }
 
+int lanes_of(const Isa& isa, i64 element_bytes) { return element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes; }
+
 // Every method with its estimate as one thread would run it: methods round differently, and the choice must not hang on the number of
 // threads. A method asked for by name is the only one considered.
 std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa, Method asked, const Plan& by_positions, i64 bytes,
                                 Use use) {
-  const int lanes = bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
+  const int lanes = lanes_of(isa, bytes);
   const double weight = double(spec.in_channels * by_positions.taps * spec.out_channels / spec.groups);
   const double large = std::min(1.0, weight * double(bytes) / kLargeWeight);
   const auto estimate = [&](Method method) {
@@ -93,7 +95,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
         return cycles(Depthwise(spec, dir, 1), lanes, use.channels_last);
       case Method::rows: {
         const DepthwiseRows plan(spec, dir, 1, lanes, bytes);
-        return cycles(plan, lanes) + (use.pack_always ? double(plan.weight_elements()) * kPackRows : 0.0);
+        return cycles(plan) + (use.pack_always ? double(plan.weight_elements()) * kPackRows : 0.0);
       }
       default:
         return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes, serves(asked, use)), use.pack_always);
@@ -102,7 +104,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
   const Method last = asked > Method::winograd ? asked : Method::winograd;
   std::vector<Candidate> found;
   for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, last}) {
-    Candidate c{method, std::numeric_limits<double>::infinity(), refusal(method, spec, dir)};
+    Candidate c{method, std::numeric_limits<double>::infinity(), refusal(method, spec, dir, isa, bytes)};
     if (c.refused.empty() && !stands_for(asked, method))
       c.refused = asked == Method::direct ? "it is not direct" : "another method was asked for by name";
     if (c.refused.empty() && isa.term == Term::pairs && method > Method::channels) c.refused = "it does not multiply pairs of bfloat16";
@@ -124,22 +126,23 @@ const Candidate& best(const std::vector<Candidate>& candidates) {
 
 }  // namespace
 
-std::string refusal(Method method, const Spec& spec, Direction direction) {
+std::string refusal(Method method, const Spec& spec, Direction direction, const Isa& isa, i64 element_bytes) {
   if (method >= Method::winograd) return Winograd::refusal(spec);
   if (method != Method::depthwise && method != Method::rows) return {};
-  if (method == Method::rows && Depthwise::possible(spec)) return DepthwiseRows::refusal(spec, direction);
+  if (method == Method::rows && Depthwise::possible(spec))
+    return DepthwiseRows::refusal(spec, direction, lanes_of(isa, element_bytes), element_bytes);
   return Depthwise::possible(spec) ? "" : "it is not depthwise: a group has more than one input or output channel, or there is one group";
 }
 
 Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int threads, i64 element_bytes, Use use)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
-  if (const std::string why = refusal(asked, spec, dir); !why.empty()) throw std::invalid_argument(why);
+  if (const std::string why = refusal(asked, spec, dir, isa, element_bytes); !why.empty()) throw std::invalid_argument(why);
   const auto over_positions = [&](int count) {
     auto found = std::make_unique<Plan>(spec, dir, isa, count, element_bytes, !use.channels_last);
     found->raw = better_raw(*found, dir, element_bytes, use);
     return found;
   };
-  const i64 lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
+  const i64 lanes = lanes_of(isa, element_bytes);
   auto by_positions = over_positions(1);
   candidates = consider(spec, dir, isa, asked, *by_positions, element_bytes, use);
   method = best(candidates).method, cycles = best(candidates).cycles;

@@ -18,7 +18,7 @@
 namespace tconv {
 
 // Why a method cannot compute a problem, or nothing.
-std::string refusal(Method method, const Spec& spec, Direction direction);
+std::string refusal(Method method, const Spec& spec, Direction direction, const Isa& isa, i64 element_bytes);
 
 // A method that could compute a problem: its estimated cycles on one thread, or why it was not considered.
 struct Candidate {

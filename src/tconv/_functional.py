@@ -67,12 +67,12 @@ def prepare(problem: Problem, forward: bool, dtype: str, kernel: str, threads: i
     shape = problem.output_shape if forward else problem.input_shape
     check_memory(shape, _BYTES[dtype], problem.spec)
     core = core_problem(problem)
-    _check_algorithm(core, problem, forward, kernel)
+    _check_algorithm(core, problem, forward, dtype, kernel)
     return Prepared(problem, _core.Stencil(core, forward, dtype, kernel, threads, pack_always), shape)
 
 
-def _check_algorithm(core: _core.Problem, problem: Problem, forward: bool, kernel: str) -> None:
-    if reason := _core.refusal(core, forward, kernel):
+def _check_algorithm(core: _core.Problem, problem: Problem, forward: bool, dtype: str, kernel: str) -> None:
+    if reason := _core.refusal(core, forward, dtype, kernel):
         raise ArgumentError("algorithm", kernel, f"cannot compute this problem: {reason}", problem.spec)
 
 
@@ -114,7 +114,7 @@ def _by_weight(x: tuple[int, ...], grad: tuple[int, ...], kernel_size: Any, dtyp
     problem = _problem.grad_weight(x, grad, kernel_size, **dict(words))
     check_memory(problem.spec.weight_shape, dtype.itemsize, problem.spec)
     core = core_problem(problem)
-    _check_algorithm(core, problem, True, kernel)
+    _check_algorithm(core, problem, True, dtype.name, kernel)
     return problem, core
 
 
@@ -374,7 +374,7 @@ def conv_transpose_grads(
         prepared = _backward(grad.shape, w.shape, size, grad.dtype, kernel, count, words)
         by_x = write(new(x.shape, x.dtype), partial(prepared.stencil.apply, stored(grad), stored(w), None))
     if "weight" in asked:
-        _check_algorithm(core, problem, True, kernel)
+        _check_algorithm(core, problem, True, dtype.name, kernel)
         check_memory(w.shape, dtype.itemsize, problem.spec)
         data = readable(x, dtype, count)
         by_w = into(new(w.shape, x.dtype), dtype, lambda to: _core.grad_weight(core, kernel, data, dy, to, count), count)
