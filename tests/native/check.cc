@@ -165,7 +165,7 @@ void check(const Spec& spec, const Isa& isa, int line) {
        {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::winograd, Method::winograd2, Method::winograd4})
     for (Direction direction : {Direction::forward, Direction::grad_input})
       for (int layouts = 0; layouts < 4; ++layouts) {  // bit 0: the input is channels-last, bit 1: the output is
-        if (!refusal(method, spec, direction).empty()) continue;
+        if (!refusal(method, spec, direction, isa, sizeof(T)).empty()) continue;
         transformed += method >= Method::winograd;
         const bool forward = direction == Direction::forward;
         const i64 ins = forward ? spec.in_channels : spec.out_channels, outs = forward ? spec.out_channels : spec.in_channels;
@@ -194,7 +194,7 @@ void check(const Spec& spec, const Isa& isa, int line) {
     const std::vector<T> xs = layouts & 1 ? turned(x, spec.in_channels, volume(d.in), false) : x;
     const std::vector<T> dys = layouts & 2 ? turned(dy, spec.out_channels, volume(d.out), false) : dy;
     for (Method method : {Method::automatic, Method::direct, Method::winograd, Method::winograd2, Method::winograd4}) {
-      if (!refusal(method, spec, Direction::forward).empty()) continue;
+      if (!refusal(method, spec, Direction::forward, isa, sizeof(T)).empty()) continue;
       std::vector<T> first;
       for (int threads : {1, 3, 16}) {
         std::vector<T> grad(nw, unwritten);
