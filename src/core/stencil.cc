@@ -25,9 +25,13 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
               taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
     const WovenRow<T>* first = woven ? woven->of(g) : nullptr;
     TileSums<T> to{sums, nullptr, false, nullptr, run, 0, 0, woven && woven->stream(), Woven<T, S>::kRounded};
-    for (i64 r = 0; r < rows; r += of.height, first += first ? of.height / run : 0) {
-      const i64 tall = std::min<i64>(of.height, rows - r), wide = ceil_div(strip.vectors, ceil_div(strip.vectors, tile_vecs(k, tall))),
-                times = unit.tiles * ceil_div(strip.vectors, wide);
+    const i64 rows_ahead = of.height / run;
+    i64 tall = 0, wide = 0, times = 0;
+    for (i64 r = 0; r < rows; r += of.height, first += first ? rows_ahead : 0) {
+      if (tall != std::min<i64>(of.height, rows - r)) {
+        tall = std::min<i64>(of.height, rows - r), wide = even(strip.vectors, tile_vecs(k, tall));
+        times = unit.tiles * ceil_div(strip.vectors, wide);
+      }
       const T* w = weights + (g.weights_before * outputs + r * taps) * p.channels;
       to.rows = of.sums.data() + r;
       for (i64 c = 0; c < p.channels; c += part)

@@ -253,11 +253,12 @@ class Woven {
   // What the tiles of a group write.
   const WovenRow<T>* of(const RowGroup& g) {
     const T* bias = after_.activation == Activation::none ? after_.bias : nullptr;
-    list_.resize(g.slots.size() * std::size_t(outputs_));
-    WovenRow<T>* at = list_.data();
-    for (i64 m = 0; m < outputs_; ++m)
-      for (std::size_t slot = 0; slot < g.slots.size(); slot += std::size_t(run()))
-        *at++ = {to(rows_[g.slots[slot] / run()], m), bias ? bias[channel_ + m] : T(0)};
+    const i64 leads = i64(g.slots.size()) / run();
+    list_.resize(std::size_t(leads * outputs_));
+    for (i64 i = 0; i < leads; ++i) {
+      const OutputRow& row = rows_[g.slots[std::size_t(i * run())] / run()];
+      for (i64 m = 0; m < outputs_; ++m) list_[std::size_t(m * leads + i)] = {to(row, m), bias ? bias[channel_ + m] : T(0)};
+    }
     return list_.data();
   }
   i64 positions() const { return rows_->segment.count; }

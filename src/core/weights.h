@@ -27,6 +27,8 @@ inline bool adjacent(const std::vector<i64>& element) {
   return std::all_of(element.begin(), element.end(), [&](i64 at) { return at == next++; });
 }
 
+constexpr i64 kAheadChannels = 3;  // whose weights are fetched meanwhile
+
 // to[c * channel + t * tap + m] = weight[c, m, t] for so many channels c, outputs m and all taps t, along whichever axis is adjacent.
 template <class T>
 void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 (&kernel)[3], i64 channels, i64 outputs, T* to, i64 channel,
@@ -36,7 +38,13 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
   if (adjacent(element)) {
     // Where channels are adjacent too, as those of a gradient by the input, all are one.
     if (stride[0] == taps && channel == taps * tap) return k.transpose(weight.data, stride[1], to, tap, outputs, channels * taps, nullptr);
-    for (i64 c = 0; c < channels; ++c) k.transpose(weight.data + c * stride[0], stride[1], to + c * channel, tap, outputs, taps, nullptr);
+    // Those of a channel lie side by side, and the next channel's on another page, where the hardware does not look ahead.
+    for (i64 c = 0; c < channels; ++c) {
+      const T* from = weight.data + c * stride[0];
+      if (stride[1] == taps)
+        for (i64 i = 0; i < outputs * taps; i += kLine / i64(sizeof(T))) __builtin_prefetch(from + kAheadChannels * stride[0] + i);
+      k.transpose(from, stride[1], to + c * channel, tap, outputs, taps, nullptr);
+    }
     return;
   }
   for (const i64 at : element) {
