@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from definition import Judge, Problem, assert_same_bits, random_problem
+from definition import OPERATORS, Judge, Problem, assert_same_bits, random_problem
 from test_kernels import BFLOAT16, DTYPES, WIDTHS, Fenced, check, in_a_process, judge_of
 from test_operators import assert_guarded, inner_views
 
@@ -46,7 +46,7 @@ def test_rows_that_are_cut_for_threads(kernel):
     long = depthwise(Problem((1000,), (5,), (2,), (1,), ((2, 1),), biased=True, seed=1), 19)
     tall = depthwise(Problem((30, 20), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 1, seed=2), 19)
     blocks = depthwise(Problem((90, 70), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 2, biased=True, seed=4), 70, "channels_first")
-    for judge, operator in product((judge_of(long), judge_of(tall), judge_of(blocks)), ("forward", "grad_input")):
+    for judge, operator in product((judge_of(long), judge_of(tall), judge_of(blocks)), OPERATORS):
         alone = judge.run(operator, tconv, threads=1, algorithm=kernel)
         judge.check(operator, alone, kernel)
         for threads in (2, 3, 8):
@@ -68,6 +68,36 @@ def test_channels_that_are_not_adjacent():
         assert_guarded(buffer, view, -77.0)
 
 
+@forced
+def test_a_weight_gradient_of_either_array_as_it_lies(kernel):
+    """Channels adjacent in one array and columns in the other; long rows, whose sums are taken in parts, and more images than spans."""
+    for size, channels, batch in (((5, 7), 37, 2), ((600,), 19, 1), ((3, 4), 16, 40)):
+        kernel_size = (3, 4)[: len(size)]
+        problem = depthwise(
+            Problem(size, kernel_size, (2, 3)[: len(size)], (1,) * len(size), ((1, 0), (0, 2))[: len(size)], batch, seed=8), channels
+        )
+        judge = Judge(problem)
+        x, grad = problem.arranged(judge.x), problem.arranged(judge.grad)
+        for turned_x, turned_grad in product((False, True), repeat=2):
+            views = (np.moveaxis(np.ascontiguousarray(np.moveaxis(a, -1, 1)), 1, -1) if turned else a
+                     for a, turned in ((x, turned_x), (grad, turned_grad)))  # fmt: skip
+            judge.check("grad_weight", tconv.conv_transpose_grad_weight(*views, problem.kernel, **problem.words, algorithm=kernel), kernel)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@forced
+def test_an_endless_input_reaches_the_taps_that_it_meets(kernel, layout):
+    """The first column of a layer that is cropped by one meets no output through the first tap."""
+    x, grad = np.ones((1, 3, 5, 6), "float32"), np.ones((1, 3, 9, 11), "float32")
+    x[:, 1, :, 0] = np.inf
+    if layout == "channels_last":
+        x, grad = (np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, grad))
+    found = tconv.conv_transpose_grad_weight(x, grad, (3, 3), stride=2, padding=((1, 1), (1, 1)), groups=3, layout=layout, algorithm=kernel)
+    reached = np.zeros((3, 1, 3, 3), bool)
+    reached[1, :, :, 1:] = True
+    np.testing.assert_array_equal(np.isfinite(found), ~reached)
+
+
 def run_between_fences() -> None:
     for kernel, channels, dtype, at_end in product(KERNELS, (3, 16, 37), ("float32", BFLOAT16), (True, False)):
         problem = depthwise(Problem((4, 9), (3, 4), (2, 2), (1, 1), ((1, 0), (1, 1)), 2, dtype=dtype, biased=True, seed=4), channels)
@@ -78,6 +108,8 @@ def run_between_fences() -> None:
         judge.check("forward", tconv.conv_transpose(x, w, bias, **words, out=out), kernel)
         out = fenced.array(np.zeros_like(x), at_end)
         judge.check("grad_input", tconv.conv_transpose_grad_input(grad, w, problem.size, **words, out=out), kernel)
+        out = fenced.array(np.zeros_like(w), at_end)
+        judge.check("grad_weight", tconv.conv_transpose_grad_weight(x, grad, problem.kernel, **words, out=out), kernel)
     print("done")
 
 

@@ -149,6 +149,66 @@ void depthwise(T* y, i64 y_step, const DepthwiseReads<T>& r, i64 begin, i64 end,
   for (i64 q = begin; q < end; q += Q) depthwise_positions<Q, 2, T, N>(y, y_step, r, q + Q <= end ? q : end - Q, channels, part, bias);
 }
 
+// The weight's gradient: sums of R taps stay in registers, for V vectors of channels of positions begin .. end - 1, in parts.
+template <int R, int V, class vec, class T>
+inline void add_grad(T* sums, const T* x, i64 x_step, const T* dy, i64 dy_step, const GradTap* taps, i64 begin, i64 end) {
+  constexpr int N = sizeof(vec) / sizeof(T);
+  for (i64 part = begin; part < end; part += kTerms) {
+    const i64 stop = part + kTerms < end ? part + kTerms : end;
+    vec acc[R][V] = {};
+    const T *from = x + part * x_step, *with[R];
+#pragma GCC unroll 4
+    for (int t = 0; t < R; ++t) with[t] = dy + (taps[t].at + part * dy_step);
+    for (i64 q = part, i = 0; q < stop; ++q, from += x_step, i += dy_step)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        const vec in = load<vec>(from + v * N);
+#pragma GCC unroll 4
+        for (int t = 0; t < R; ++t) acc[t][v] += in * load<vec>(with[t] + i + v * N);
+      }
+#pragma GCC unroll 4
+    for (int t = 0; t < R; ++t)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        T* to = sums + taps[t].sum + v * N;
+        store(to, load<vec>(to) + acc[t][v]);
+      }
+  }
+}
+
+// R taps over the positions that all of them join to outputs, and then each over its own others.
+template <int R, int V, class vec, class T>
+inline void add_grads(T* sums, const T* x, i64 x_step, const T* dy, i64 dy_step, const GradTap* taps) {
+  i64 begin = taps[0].begin, end = taps[0].end;
+  for (int t = 1; t < R; ++t) begin = begin > taps[t].begin ? begin : taps[t].begin, end = end < taps[t].end ? end : taps[t].end;
+  if (end < begin) end = begin;
+  add_grad<R, V, vec>(sums, x, x_step, dy, dy_step, taps, begin, end);
+  if constexpr (R > 1)
+    for (int t = 0; t < R; ++t) {
+      add_grad<1, V, vec>(sums, x, x_step, dy, dy_step, taps + t, taps[t].begin, begin < taps[t].end ? begin : taps[t].end);
+      add_grad<1, V, vec>(sums, x, x_step, dy, dy_step, taps + t, end > taps[t].begin ? end : taps[t].begin, taps[t].end);
+    }
+}
+
+template <int V, class vec, class T>
+inline void grad_vectors(T* sums, const T* x, i64 x_step, const T* dy, i64 dy_step, const GradTap* taps, i64 count) {
+  for (; count >= 4; count -= 4, taps += 4) add_grads<4, V, vec>(sums, x, x_step, dy, dy_step, taps);
+  if (count == 3) add_grads<3, V, vec>(sums, x, x_step, dy, dy_step, taps);
+  if (count == 2) add_grads<2, V, vec>(sums, x, x_step, dy, dy_step, taps);
+  if (count == 1) add_grads<1, V, vec>(sums, x, x_step, dy, dy_step, taps);
+}
+
+// All channels; those that fill no vector are left to narrower ones, since sums are added to.
+template <class T, int N>
+void depthwise_grad(T* sums, const T* x, i64 x_step, const T* dy, i64 dy_step, const GradTap* taps, i64 count, i64 channels) {
+  using vec = Vec<T, N>;
+  i64 c = 0;
+  for (; c + 2 * N <= channels; c += 2 * N) grad_vectors<2, vec>(sums + c, x + c, x_step, dy + c, dy_step, taps, count);
+  for (; c + N <= channels; c += N) grad_vectors<1, vec>(sums + c, x + c, x_step, dy + c, dy_step, taps, count);
+  if constexpr (N > 1)
+    if (c < channels) depthwise_grad<T, N / 2>(sums + c, x + c, x_step, dy + c, dy_step, taps, count, channels - c);
+}
+
 // Lanes along a row of output. How far a vector advances: in place by itself, or else by whole periods.
 template <RowInputs How, int N, class T>
 inline i64 outputs_ahead(const RowSums<T>& of) {

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "depthwise_grad.h"
 #include "grad_weight_pieces.h"
 #include "parallel.h"
 #include "phases.h"
@@ -259,6 +260,9 @@ bool by_winograd(const Spec& spec, const Isa& isa, Method method, const GradWeig
   return method != Method::automatic || (plan.products() * bytes <= kMostSumsBytes && cycles(plan, channels_last) < direct.cycles);
 }
 
+// Whether a name stands for lanes over the channels of a depthwise layer as well.
+bool depthwise_too(Method method) { return method == Method::automatic || method == Method::direct || method == Method::depthwise; }
+
 }  // namespace
 
 template <class T>
@@ -266,6 +270,10 @@ void grad_weight(const Spec& spec, const Isa& isa, Method method, View<const T> 
   const Kernels<T>& k = isa.kernels<T>();
   const bool last = images_last(spec, block_vectors(spec.in_channels / spec.groups, k.lanes));
   const GradWeight direct(last ? positions(spec) : spec, isa, threads, sizeof(T), (last ? turned(dy, false) : dy).stride, last);
+  if (Depthwise::possible(spec) && depthwise_too(method)) {
+    const DepthwiseGrad plan(spec, isa, threads, sizeof(T), x.stride[1] == 1 && dy.stride[1] == 1);
+    if (method == Method::depthwise || plan.cycles < direct.cycles) return run(plan, k, x, dy, grad);
+  }
   if (by_winograd(spec, isa, method, direct, dy.stride[1] == 1))
     run(WinogradGrad(spec, isa, tile_of(method), threads, sizeof(T)), k, x, dy, grad);
   else if (last)

@@ -19,7 +19,7 @@ constexpr double kSpannedPart = 1.0 / 16;
 // Positions of rows that may be read where they lie in dy, and the most blocks of lanes that read them anew: of adjacent columns, and of
 // channels, which lie one pixel apart.
 constexpr i64 kLongRow = 16, kBlocksOfRows = 8, kBlocksOfPixels = 4;
-constexpr double kCyclesPerThread = 2.5e5;  // work that is worth waking another thread for, and sums of their own
+constexpr double kCyclesPerThread = 2.5e5, kAlongPerThread = 1e5;  // work that is worth waking another thread for, and sums of their own
 
 // Outputs that a position of x brings into the panel of one channel of dy.
 double outputs_per_position(const GradWeight& p) { return double(p.phases.size()) * double(p.axis[0].stride) * double(p.axis[1].stride); }
@@ -80,9 +80,29 @@ void share_out(GradWeight& p) {
   }
 }
 
+// Of vectors along w: the run of a row, a vector of it, an element of either side (of arrays past the caches twice), and a group.
+constexpr double kRunCycles = 5.3, kAlongCycles = 1.43, kElementCycles = 0.3, kGroupCycles = 300;
+
+double estimate_along(const GradWeight& p) {
+  const Reaches &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
+  const auto joined = [](const Reaches& a) {
+    double all = 0;
+    for (const Reach& t : a.taps) all += double(t.end - t.begin);
+    return all;
+  };
+  const double inputs = double(p.batch * p.groups * p.inputs), outputs = double(p.batch * p.groups * p.outputs);
+  const double runs = inputs * double(p.outputs) * joined(d) * joined(h) * double(w.taps.size());
+  const double elements =
+      inputs * double(d.size) * double(h.size) * double(w.size) + outputs * double(d.output) * double(h.output) * double(w.output);
+  const bool near = elements * double(p.element_bytes) <= double(kStreamBytes);
+  return runs * (kRunCycles + kAlongCycles * double(ceil_div(w.size, p.width))) + (near ? 1 : 2) * kElementCycles * elements +
+         kGroupCycles * double(p.groups);
+}
+
 // Two vectors of multiply-adds a cycle, some of which wait for loads, more where taps along three axes read boxes again from a second-level
 // cache; the run of a row; packing, once for every chunk of the other side.
 double estimate(const GradWeight& p, bool rows_lie) {
+  if (!p.vectors) return estimate_along(p);
   const double vectors = double(p.groups * p.blocks * std::max<i64>(p.vectors, 1)), rows = double(p.groups * p.outputs) / double(p.width);
   double products = double(p.batch * p.outputs) * vectors, x = double(p.batch) * vectors, dy = double(p.batch) * rows;
   for (const Reaches& a : p.axis) {
@@ -165,7 +185,7 @@ GradWeight::GradWeight(const Spec& spec, const Isa& isa_, int threads_, i64 byte
   choose_boxes(*this, panel);
   spans = span_count(*this);
   cycles = estimate(*this, rows_lie);
-  threads = int(std::min(double(threads_), 1 + cycles / kCyclesPerThread));
+  threads = int(std::min(double(threads_), 1 + cycles / (vectors ? kCyclesPerThread : kAlongPerThread)));
   share_out(*this);
 }
 

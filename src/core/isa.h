@@ -281,6 +281,7 @@ constexpr Kernels<T> make(const Halves* half) {
                copy<T, N>,
                copy_stretches<T, N>,
                depthwise<T, N>,
+               depthwise_grad<T, N>,
                sum_rows<T, N>,
                activate<T, N>,
                {},

@@ -150,6 +150,14 @@ struct DepthwiseReads {
 template <class T>
 using DepthwiseRow = void (*)(T* y, i64 y_step, const DepthwiseReads<T>& reads, i64 begin, i64 end, i64 channels, const T* bias);
 
+// Its weight's gradient, of a row of x and one of dy: for every tap t along them and begin <= q < end of it,
+// sums[t.sum + c] += x[q * x_step + c] * dy[t.at + q * dy_step + c].
+struct GradTap {
+  i64 sum, at, begin, end;
+};
+template <class T>
+using DepthwiseGradRow = void (*)(T* sums, const T* x, i64 x_step, const T* dy, i64 dy_step, const GradTap* taps, i64 count, i64 channels);
+
 // Rows of a depthwise layer, lanes along them: a row's y[o] = bias + sum over its taps t, which begin with number `first`, of
 // x[x_at[t] + o] * w[w_at[t] + (start + o) % period] for o < columns. A tap's weights repeat until a vector of them could begin at any.
 // Inputs lie so in place; their period is a power of two. Or x holds once what serves a period of outputs, which is not longer than a
@@ -257,6 +265,7 @@ struct Kernels {
   Copy<T> copy;
   CopyStretches<T> copy_stretches;
   DepthwiseRow<T> depthwise;
+  DepthwiseGradRow<T> depthwise_grad;
   SumRows<T> sum_rows;
   Activate<T> activate;
   Transform<T> transform[kMaxTile + 1][kMaxFilter + 1];  // [m][r]; null where there is none
