@@ -153,8 +153,9 @@ void depthwise(T* y, i64 y_step, const DepthwiseReads<T>& r, i64 begin, i64 end,
 template <int R, int V, class vec, class T>
 inline void add_grad(T* sums, const T* x, i64 x_step, const T* dy, i64 dy_step, const GradTap* taps, i64 begin, i64 end) {
   constexpr int N = sizeof(vec) / sizeof(T);
-  for (i64 part = begin; part < end; part += kTerms) {
-    const i64 stop = part + kTerms < end ? part + kTerms : end;
+  const i64 terms = terms_at_once(end - begin);
+  for (i64 part = begin; part < end; part += terms) {
+    const i64 stop = part + terms < end ? part + terms : end;
     vec acc[R][V] = {};
     const T *from = x + part * x_step, *with[R];
 #pragma GCC unroll 4
