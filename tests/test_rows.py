@@ -132,6 +132,23 @@ def run_between_fences() -> None:
     print("done")
 
 
+def run_long_rows_apart() -> None:
+    """Rows that are not written as they are summed, in a process whose threads have no memory from shorter ones."""
+    for kernel, stride in product(KERNELS, (16, 4, 1)):
+        judge = Judge(row(1500, 2, stride, (0, 0), seed=5))
+        plain = judge.run("forward", tconv, algorithm=kernel, activation="relu", threads=1)
+        assert_same_bits(plain, np.maximum(judge.run("forward", tconv, algorithm=kernel, threads=1), 0), kernel)
+        for dtype in (np.dtype("float16"), BFLOAT16):
+            judge = Judge(row(1500, 2, stride, (0, 0), dtype=dtype, seed=6))
+            judge.check("forward", judge.run("forward", tconv, algorithm=kernel), kernel)
+    print("done")
+
+
+def test_long_rows_that_are_summed_apart():
+    done = in_a_process("import test_rows; test_rows.run_long_rows_apart()")
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-2000:]
+
+
 def test_no_access_beyond_the_arrays():
     done = in_a_process("import test_rows; test_rows.run_between_fences()")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-2000:]

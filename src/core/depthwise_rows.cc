@@ -290,7 +290,7 @@ void run(const DepthwiseRows& p, const Kernels<T>& k, View<const T> in, const We
     const i64 image = task / parts / blocks, block = task / parts % blocks;
     const DepthwiseRows::Chunk& chunk = p.chunks[std::size_t(task / p.pieces % chunks)];
     const Piece piece(p, task % p.pieces);
-    T *panel = scratch<T>(0, p.panel + p.kBeyond), *room = scratch<T>(1, p.line);
+    T *panel = scratch<T>(0, p.panel + p.kBeyond), *room = scratch<T>(1, p.room());
     RowSums<T> sums = sums_of(p, chunk, piece, panel);
     for (i64 c = block * at_once; c < std::min(p.channels, (block + 1) * at_once); ++c) {
       fill_panel(p, k, chunk, in, in.data + image * in.stride[0] + c * in.stride[1], piece, room, panel);

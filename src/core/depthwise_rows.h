@@ -11,6 +11,7 @@
 // positions, as where kernels are a multiple of the stride, and be a power of two.
 #pragma once
 
+#include <algorithm>
 #include <string>
 
 #include "depthwise.h"
@@ -53,7 +54,8 @@ struct DepthwiseRows {
 
   i64 kernel_rows() const { return axis[0].kernel * axis[1].kernel; }
   i64 weight_elements() const { return channels * kernel_rows() * taps * pitch; }
-  i64 workspace() const { return panel + line + kBeyond; }
+  i64 room() const { return std::max(line, positions * period); }  // of a row of input, or of output
+  i64 workspace() const { return panel + room() + kBeyond; }
 
  private:
   void number_words(i64 element_bytes);
