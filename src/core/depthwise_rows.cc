@@ -82,7 +82,7 @@ DepthwiseRows::DepthwiseRows(const Spec& spec, Direction direction, int threads_
       lanes(lanes_),
       batch(spec.batch),
       channels(spec.groups),
-      large(past_caches(axis, batch * channels, element_bytes)),
+      large(output_bytes(axis, batch * channels, element_bytes) >= double(kStreamBytes)),
       threads(threads_) {
   const StencilAxis& w = axis[2];
   period = w.out_stride, pitch = period == 1 ? 1 : round_up(lanes + period - 1, lanes);

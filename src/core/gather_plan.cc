@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Geometry of gather.h: which classes of outputs, slabs and tasks; and what they are expected to cost.
 #include <algorithm>
+#include <cstdint>
 
 #include "gather.h"
 #include "parallel.h"
@@ -15,6 +16,7 @@ constexpr i64 kFewBlocks = 4;                          // tasks of a layer with 
 constexpr double kManyReads = 4;                       // of inputs, by all blocks and phases, for one of weights
 constexpr double kTaskImages = 0.05;                   // of its images, a task takes as long as so many for weights and pointers
 constexpr i64 kManyTaps = 16, kManyTapsChannels = 32;  // of a phase; and channels, so that taps are added up one or a few at a time
+constexpr double kTurned = 0.3;                        // cycles of an input that is transposed
 constexpr i64 kLongRow = 6;                            // outputs of a row that are read in steps
 
 // Classes of outputs begin .. end - 1 of one axis. Neighbours join while a class has fewer than `fewest` outputs, which would make tiles
@@ -106,7 +108,10 @@ Gather::Gather(const Spec& spec, Direction direction, const Isa& isa, int thread
     axis[i] = StencilAxis(spec.axis[i], direction);
     taps *= axis[i].kernel;
   }
-  large = past_caches(axis, batch * spec.groups * outputs, element_bytes);
+  large = output_bytes(axis, batch * spec.groups * outputs, element_bytes) >= double(kStreamBytes);
+  std::uint64_t plane_bytes = std::uint64_t(element_bytes);  // modulo 2^64, which is a multiple of what it is divided by
+  for (const StencilAxis& a : axis) plane_bytes *= std::uint64_t(a.out_size);
+  one_set = plane_bytes % std::uint64_t(kSetsBytes) == 0;
   cut = axis[0].out_size > 1 ? 0 : axis[1].out_size > 1 ? 1 : 2;
   // Slabs whose inputs and sums of one block fit the caches. In floating point: strides may be any 62-bit number.
   const i64 per_output = axis[0].out_size * axis[1].out_size * axis[2].out_size / axis[cut].out_size;
@@ -179,7 +184,10 @@ void Gather::share_out(bool one_place) {
     if (end < 0.98 * lowest) lowest = end, images = some;
   }
   const i64 tasks = std::max<i64>(1, ceil_div(batch, images) * count);
-  blocks_per_run = ceil_div(blocks, std::min(blocks, threads > 1 ? ceil_div(2 * threads, tasks) : 1));
+  // Every run transposes its inputs anew, unless their channels are adjacent.
+  double reads = double(taps);
+  for (const StencilAxis& a : axis) reads /= double(a.in_stride);
+  blocks_per_run = blocks_of_run(blocks, tasks, threads, kTurned / (reads * products_take(double(vecs) / kGatherVecs, 1.1, multiply)));
   runs = ceil_div(blocks, blocks_per_run);
 }
 
@@ -187,7 +195,7 @@ double cycles(const Gather& g, bool channels_last) {
   // Outputs of a stride phase lie apart: few of their lines are whole. Channels that fill no block are copied.
   const bool phases = g.axis[2].out_stride > 1;
   const double copied = channels_last && g.outputs % g.block ? 0.5 : 0.0;
-  const double turned = !phases ? 0.3 : g.large ? 0.5 : 0.7;
+  const double turned = (!phases ? 0.3 : g.large ? 0.5 : 0.7) + (g.one_set ? 0.35 : 0.0);
   const double scattered = copied + (channels_last ? (phases ? 0.4 : 0.1) : turned);
   const double read = g.weight_elements() >= kManyWeights ? 0.3 : 0.1;
   double terms = 0, weights = 0, moved = 0, listed = 0;  // listed: pointers of rows, worked out for some images at a time
@@ -209,7 +217,7 @@ double cycles(const Gather& g, bool channels_last) {
       listed += t.stepped ? rounds * double(g.blocks * tiles) * (30.0 + 20.0 * double(t.taps() / joined))
                           : rounds * double(t.rows()) * (25.0 * double(t.taps()) + 40.0);
     }
-    moved += (channels_last ? 0.05 : 0.3) * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
+    moved += (channels_last ? 0.05 : kTurned) * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
              double(std::max<i64>(1, g.slabs[0].in_end - g.slabs[0].in_begin));
   }
   return double(g.groups) * (terms * double(g.channels * g.blocks) + read * weights + listed + moved);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "spec.h"
@@ -32,6 +33,21 @@ double last_end(i64 tasks, int threads, F&& cost) {
   std::vector<double> ends(static_cast<std::size_t>(threads), 0.0);
   for (i64 task = 0; task < tasks; ++task) *std::min_element(ends.begin(), ends.end()) += cost(task);
   return *std::max_element(ends.begin(), ends.end());
+}
+
+// Blocks of a run, where `tasks` tasks of all blocks would not feed the threads and blocks are shared out in runs: of as many runs as end
+// first, if each takes the time of `more` blocks beside its own.
+inline i64 blocks_of_run(i64 blocks, i64 tasks, int threads, double more) {
+  i64 best = blocks;
+  double lowest = 1e300;
+  for (i64 r = 1, last = 0, most = std::min(blocks, threads > 1 ? ceil_div(4 * threads, tasks) : 1); r <= most; ++r) {
+    const i64 wide = ceil_div(blocks, r);
+    if (wide == std::exchange(last, wide)) continue;
+    const double end = last_end(tasks * ceil_div(blocks, wide), threads,
+                                [&](i64 task) { return more + double(std::min(wide, blocks - task / tasks * wide)); });
+    if (end < 0.98 * lowest) lowest = end, best = wide;
+  }
+  return best;
 }
 
 // `GOMP_parallel` of GNU's OpenMP runtime, which LLVM's and Intel's have too: fn(data) on every thread of the caller's team.

@@ -425,7 +425,8 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
   block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
   blocks = ceil_div(outputs, block);
-  large = past_caches(axis, batch * groups * outputs, element_bytes);
+  const double bytes = output_bytes(axis, batch * groups * outputs, element_bytes);
+  large = bytes >= double(kStreamBytes), far = bytes >= double(kFarBytes);
   woven = weaves_rows(*this, isa);
   Tiling tiling = element_bytes == 8 ? main_tile(*this, *isa.f64, isa.multiply) : main_tile(*this, *isa.f32, isa.multiply);
   tiling.woven &= rows_lie && weaves_most(*this, tiling.lanes, element_bytes);

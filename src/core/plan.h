@@ -67,10 +67,9 @@ struct StencilAxis {
   i64 begin(i64 index) const { return std::min(count, piece_begin(index, boxes, ceil_div(count, unit)) * unit); }
 };
 
-// Whether an output of so many maps is better written past the caches. (In floating point: sizes may be any 62-bit number.)
-inline bool past_caches(const StencilAxis (&axis)[3], i64 maps, i64 element_bytes) {
-  return double(maps * element_bytes) * double(axis[0].out_size) * double(axis[1].out_size) * double(axis[2].out_size) >=
-         double(kStreamBytes);
+// Of an output of so many maps, in floating point: sizes may be any 62-bit number.
+inline double output_bytes(const StencilAxis (&axis)[3], i64 maps, i64 element_bytes) {
+  return double(maps * element_bytes) * double(axis[0].out_size) * double(axis[1].out_size) * double(axis[2].out_size);
 }
 
 // Rows of a unit that are multiplied together: they read the same offsets of the panel.
@@ -128,7 +127,7 @@ struct Plan {
   i64 wide, strip, pitch;                        // vectors of a tile and of a strip at most, and the elements between two rows of sums
   bool natural;                                  // sums take the weights of an output in the order of (channel, tap)
   bool raw = false;                              // such weights are read as they lie, (output, channel, tap), rather than packed
-  bool large;                                    // the output, too large for the caches
+  bool large, far;                               // the output: too large for the caches, or for those of a core
   bool woven;                                    // all phases of a row of output are rows of one tile
   bool once;                                     // each input is read once: one tile holds all rows, and a position reads its own input
   Break breaks;

@@ -41,6 +41,7 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
             const i64 vectors = std::min(wide, strip.vectors - v), end = std::min(lanes, (v + vectors) * k.lanes),
                       lane = vectors > 1 ? v * k.lanes : end - k.lanes;
             to.sums = sums + v * k.lanes, to.column = lane * run, to.last = end - k.lanes - lane;
+            if (to.woven && p.far && !to.stream) woven->fetch(to.woven, tall / run, to.column, (end - lane) * run);
             k.tile[tall][vectors](std::min(part, p.channels - c), channel, std::min(taps_part, taps - t), g.offsets.data() + t,
                                   w + (c * taps + t) * (p.raw ? 1 : tall), p.raw ? taps * p.channels : 0, panel + c * channel + lane, to);
             writer.some(times);

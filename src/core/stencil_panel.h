@@ -135,7 +135,7 @@ i64 elements_of(const Plan& p, const i64* stride) {
 
 // Inputs of so many bytes are in a cache: from memory, channels that lie far apart come faster one after the other, as do more channels
 // than so many whose places share sets of the first-level cache.
-constexpr i64 kInPlaceBytes = 16 << 20, kSetsBytes = 4096, kInPlaceChannels = 32;
+constexpr i64 kInPlaceBytes = 16 << 20, kInPlaceChannels = 32;
 
 // Whether the inputs of a box, up to lane `end`, are read where they lie, rather than packed to be read once: where those of a channel are
 // one stretch, with no zeros before or between. The last vector reads on, within the array.

@@ -265,6 +265,13 @@ class Woven {
   i64 run() const { return rows_->segment.run; }
   bool stream() const { return stream_; }
 
+  // Fetches the lines that a tile is about to write, columns of some rows: a store that finds its line in no near cache holds up those
+  // after it. (In line: GCC takes a function that only fetches for one without effect, and drops its calls.)
+  __attribute__((always_inline)) void fetch(const WovenRow<T>* rows, i64 count, i64 column, i64 columns) const {
+    for (const WovenRow<T>* row = rows; row < rows + count; ++row)
+      for (i64 i = 0; i < columns; i += kLine / i64(sizeof(S))) __builtin_prefetch(static_cast<const S*>(row->to) + column + i, 1);
+  }
+
   void activate() {
     if (after_.activation == Activation::none) return;
     if constexpr (std::is_same_v<T, S>)
