@@ -16,7 +16,7 @@ constexpr i64 kFewStepped = 160;  // terms of rows read in steps that are one go
 struct Rows {
   std::vector<i64> sources;  // [row][tap]; kOutside beyond the input
   std::vector<i64> targets;  // [row]
-  std::vector<i64> weights;  // [tap]: where its weights begin in a block
+  std::vector<i64> weights;  // [tap]: where its weights begin in a block, in channels
 
   static constexpr i64 kOutside = i64(1) << 62;
 
@@ -47,24 +47,24 @@ struct Rows {
     });
     for (const Tap& td : d->taps)
       for (const Tap& th : h->taps)
-        for (const Tap& tw : w->taps)
-          weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + tw.tap) * g.channels * g.block);
+        for (const Tap& tw : w->taps) weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + tw.tap) * g.channels);
   }
 };
 
-// What the products of a triple are given: the inputs and sums of `images` images, zeros for a pixel that is none, weights `blocks` blocks
-// wide, and a bias for every lane.
+// What the products of a triple are given: the inputs and sums of `images` images, zeros for a pixel that is none, the weights of `blocks`
+// blocks of `lanes` lanes together, and a bias for every lane.
 template <class T>
 struct Operands {
   const Pixels<const T>& in;
   const T *zeros, *weights;
-  i64 blocks;
+  i64 blocks, lanes;
   const Epilogue<T>& lane;
   const Pixels<T>& out;
   i64 images;
   bool stream;  // past the caches
 
   const T* bias(const Gather& g, i64 b) const { return lane.bias ? lane.bias + b * g.block : nullptr; }
+  i64 width(const Gather& g, i64 b) const { return std::min(g.block, lanes - b * g.block); }
 };
 
 // The rows of outputs of a triple, of one image: where the first one's sum goes, and for each tap that meets an input, `joined` taps being
@@ -96,7 +96,7 @@ struct Lines {
     if (id < 0 || id >= g.axis[0].in_size || ih < 0 || ih >= g.axis[1].in_size) return;
     for (std::size_t i = 0; i < w.taps.size(); i += std::size_t(joined)) {
       from.push_back(id * of.in.stride[0] + ih * of.in.stride[1] + input_of(g.axis[2], w.outputs[0], w.taps[i]) * of.in.stride[2]);
-      weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + w.taps[i].tap) * g.channels * g.block);
+      weights.push_back(((td.tap * g.axis[1].kernel + th.tap) * g.axis[2].kernel + w.taps[i].tap) * g.channels);
     }
   }
 };
@@ -131,7 +131,7 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
   const i64 row_step = g.axis[2].in_stride * of.in.stride[2], out_step = g.axis[2].out_stride * of.out.stride[2];
   const i64 taps = triple.taps() / joined;
   i64 height = kMaxRows;
-  while (!k.stepped[g.vecs][height]) --height;
+  while (!k.stepped[g.block / g.lanes][height]) --height;
   height = even(count, height);
   const Lines lines(g, triple, of, joined);
   const Goes goes(g, taps, channels, kFewStepped);
@@ -147,12 +147,12 @@ void multiply_stepped(const Gather& g, const Kernels<T>& k, const Gather::Triple
     const i64 room_step = apart ? g.block : out_step;
     for (i64 i = 0; i < some; ++i)
       from[std::size_t(i)] = of.in.data + n * of.in.image + lines.from[std::size_t(line.first + t + i)] + r * row_step;
-    k.stepped[g.vecs][rows](
+    k.stepped[of.width(g, b) / g.lanes][rows](
         c, std::min(channels, c + goes.channels), some, from.data(), row_step, lines.weights.data() + line.first + t,
         of.weights + b * g.taps * g.channels * g.block,
         {first ? of.bias(g, b) : room, first ? 0 : room_step, last ? to : room, last ? out_step : room_step, of.stream && last}, tiles);
     if (activated && last)  // complete, and just stored
-      for (i64 i = 0; i < rows; ++i) k.activate(to + i * out_step, g.block, T(0), of.lane.activation, of.lane.slope);
+      for (i64 i = 0; i < rows; ++i) k.activate(to + i * out_step, of.width(g, b), T(0), of.lane.activation, of.lane.slope);
   };
   const auto each_tile = [&](auto body) {
     for (i64 n = 0; n < of.images; ++n)
@@ -181,7 +181,7 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
   if (triple.stepped) return multiply_stepped(g, k, triple, of);
   const Rows rows(g, triple, of.in.stride, of.out.stride);
   const i64 taps = triple.taps(), per_image = triple.rows(), count = of.images * per_image;
-  const i64 height = tile_rows(k, count, kTerms, int(g.vecs));
+  const i64 height = tile_rows(k, count, kTerms, int(g.block / g.lanes));
   std::vector<const T*> from(static_cast<std::size_t>(count * taps));  // [tile][tap][row of the tile]
   std::vector<T*> to(static_cast<std::size_t>(count));
   i64 row = 0;
@@ -208,10 +208,10 @@ void multiply(const Gather& g, const Kernels<T>& k, const Gather::Triple& triple
         const bool first = goes.first(t, c), last = goes.last(t, c, taps);
         if (!first && !last && std::all_of(tile, tile + some * tall, [&](const T* x) { return x == of.zeros; })) continue;
         for (i64 i = 0; i < tall; ++i) at[std::size_t(i)] = to[std::size_t(r + i)] + b * g.block;
-        k.gathered[g.vecs][tall](c, std::min(g.channels, c + goes.channels), some, tile, rows.weights.data() + t,
-                                 of.weights + b * g.taps * g.channels * g.block, at.data(), of.bias(g, b), !first);
+        k.gathered[of.width(g, b) / g.lanes][tall](c, std::min(g.channels, c + goes.channels), some, tile, rows.weights.data() + t,
+                                                   of.weights + b * g.taps * g.channels * g.block, at.data(), of.bias(g, b), !first);
         if (of.lane.activation != Activation::none && last)  // complete, and just stored
-          for (i64 i = 0; i < tall; ++i) k.activate(at[std::size_t(i)], g.block, T(0), of.lane.activation, of.lane.slope);
+          for (i64 i = 0; i < tall; ++i) k.activate(at[std::size_t(i)], of.width(g, b), T(0), of.lane.activation, of.lane.slope);
       }
     });
 }
@@ -276,7 +276,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const Weights<T
     }
     const i64 last = std::min(g.blocks, (turn + 1) * g.blocks_per_run);
     for (i64 b = turn * g.blocks_per_run; b < last; b += at_once) {
-      const i64 blocks = std::min(at_once, last - b), lanes = blocks * g.block, outputs = std::min(lanes, g.outputs - b * g.block);
+      const i64 blocks = std::min(at_once, last - b), lanes = g.width(b, blocks), outputs = std::min(lanes, g.outputs - b * g.block);
       const i64 channel = group * g.outputs + b * g.block;
       View<S> to = out;
       to.data += first_image * out.stride[0] + channel * out.stride[1];
@@ -287,7 +287,7 @@ void run(const Gather& g, const Kernels<T>& k, View<const T> in, const Weights<T
       for (i64 m = 0; bias && m < lanes; ++m) lane_bias[m] = m < outputs ? bias[channel + m] : T(0);
       const Epilogue<T> lane{lane_bias, epilogue.activation, epilogue.slope};
       const Operands<T> operands{
-          pixels, zeros, weights_of(g, k, weights, group, b, blocks), blocks, lane, sums, images, direct && stream && whole};
+          pixels, zeros, weights_of(g, k, weights, group, b, blocks), blocks, lanes, lane, sums, images, direct && stream && whole};
       for (const Gather::Triple& triple : slab.triples) multiply<T>(g, k, triple, operands);
       if (direct) continue;
       to.data += slab.out_begin * out.stride[2 + g.cut];

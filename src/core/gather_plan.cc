@@ -97,11 +97,10 @@ i64 joined_taps(const Gather& g, const Gather::Class& w, i64 pixel) {
 Gather::Gather(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
     : batch(spec.batch), groups(spec.groups), threads(threads_), multiply(isa.multiply) {
   const bool forward = direction == Direction::forward;
-  const i64 lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
+  lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
-  vecs = block_vecs(outputs, lanes);
-  block = vecs * lanes;
+  block = outputs <= lanes ? lanes : kGatherVecs * lanes;
   blocks = ceil_div(outputs, block);
   taps = 1;
   for (int i = 0; i < 3; ++i) {
@@ -187,7 +186,8 @@ void Gather::share_out(bool one_place) {
   // Every run transposes its inputs anew, unless their channels are adjacent.
   double reads = double(taps);
   for (const StencilAxis& a : axis) reads /= double(a.in_stride);
-  blocks_per_run = blocks_of_run(blocks, tasks, threads, kTurned / (reads * products_take(double(vecs) / kGatherVecs, 1.1, multiply)));
+  blocks_per_run = blocks_of_run(double(width(0, blocks)) / double(block), tasks, threads,
+                                 kTurned * double(blocks) / (reads * blocks_take(outputs, lanes, 1.1, multiply)));
   runs = ceil_div(blocks, blocks_per_run);
 }
 
@@ -199,8 +199,7 @@ double cycles(const Gather& g, bool channels_last) {
   const double scattered = copied + (channels_last ? (phases ? 0.4 : 0.1) : turned);
   const double read = g.weight_elements() >= kManyWeights ? 0.3 : 0.1;
   double terms = 0, weights = 0, moved = 0, listed = 0;  // listed: pointers of rows, worked out for some images at a time
-  const double rounds = double(ceil_div(g.batch, g.images)), wide = g.vecs == 1 ? 0.65 : 1.0;  // of one vector, loads count as well
-  const double each = double(g.vecs) / kGatherVecs;
+  const double rounds = double(ceil_div(g.batch, g.images));
   for (const Gather::Slab& s : g.slabs) {
     for (const Gather::Triple& t : s.triples) {
       const i64 rows = t.rows() * g.images, row = i64(t.along[2]->outputs.size()),
@@ -211,8 +210,8 @@ double cycles(const Gather& g, bool channels_last) {
       for (int i = 0; i < 3; ++i)
         if (all_border(g.axis[i], g.channels)) inside *= part_inside(g.axis[i], *t.along[std::size_t(i)]);
       terms += rounds * inside * double(t.taps()) *
-               std::max(products_take(each, (t.stepped ? 1.07 : 1.1) * wide, g.multiply) * double(rows), 4.0 * double(tiles));
-      weights += rounds * double(t.taps() * g.channels * g.blocks * g.block);
+               std::max(blocks_take(g.outputs, g.lanes, t.stepped ? 1.07 : 1.1, g.multiply) * double(rows), 4.0 * double(g.blocks * tiles));
+      weights += rounds * double(t.taps() * g.channels * g.width(0, g.blocks));
       moved += scattered * double(g.batch * t.rows() * g.outputs);
       listed += t.stepped ? rounds * double(g.blocks * tiles) * (30.0 + 20.0 * double(t.taps() / joined))
                           : rounds * double(t.rows()) * (25.0 * double(t.taps()) + 40.0);
@@ -220,7 +219,7 @@ double cycles(const Gather& g, bool channels_last) {
     moved += (channels_last ? 0.05 : kTurned) * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
              double(std::max<i64>(1, g.slabs[0].in_end - g.slabs[0].in_begin));
   }
-  return double(g.groups) * (terms * double(g.channels * g.blocks) + read * weights + listed + moved);
+  return double(g.groups) * (terms * double(g.channels) + read * weights + listed + moved);
 }
 
 }  // namespace tconv

@@ -152,7 +152,7 @@ void gathered(i64 first, i64 last, i64 taps, const T* const* rows, const i64* of
     const T* row[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) row[r] = rows[r];
-    add_products<P, T, N, R, V>(acc, row, w + offsets[t], first, last);
+    add_products<P, T, N, R, V>(acc, row, w + offsets[t] * (V * N), first, last);
   }
   if (add) each<R, V>([&](int r, int v) { acc[r][v] += load<vec>(out[r] + v * N); });
   if (!add && bias) each<R, V>([&](int r, int v) { acc[r][v] += load<vec>(bias + v * N); });
@@ -171,7 +171,7 @@ void stepped(i64 first, i64 last, i64 taps, const T* const* rows, i64 row_step, 
       const T* row[R];
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) row[r] = rows[t] + (tile * R + r) * row_step;
-      add_products<P, T, N, R, V>(acc, row, w + offsets[t], first, last);
+      add_products<P, T, N, R, V>(acc, row, w + offsets[t] * (V * N), first, last);
     }
     if (base) {
       each<R, V>([&](int r, int v) { acc[r][v] += load<vec>(base + r * sums.base_step + v * N); });

@@ -54,12 +54,9 @@ template <class T>
 using Tile = void (*)(i64 channels, i64 pitch, i64 taps, const i64* offsets, const T* w, i64 row_step, const T* x, const TileSums<T>& to);
 
 // The other microkernel, for lanes over channels: out[r][lane] (+)= sum over t < taps and first <= c < last of
-// rows[t * R + r][c] * w[offsets[t] + c * lanes + lane], with R rows, V vectors of lanes, and `bias` (or null)
+// rows[t * R + r][c] * w[(offsets[t] + c) * lanes + lane], with R rows, V vectors of lanes, and `bias` (or null)
 // added where `add` is false. Rows are read and written through one pointer each (Dukhan, arXiv:1907.02129).
-constexpr int kGatherVecs = 2;                   // at most
-inline int block_vecs(i64 outputs, i64 lanes) {  // of which the fewest lanes are idle
-  return outputs <= lanes || (outputs > 2 * lanes && outputs <= 3 * lanes) ? 1 : kGatherVecs;
-}
+constexpr int kGatherVecs = 2;  // at most
 template <class T>
 using Gathered = void (*)(i64 first, i64 last, i64 taps, const T* const* rows, const i64* offsets, const T* w, T* const* out, const T* bias,
                           bool add);
@@ -341,6 +338,13 @@ inline const Kernels<double>& Isa::kernels<double>() const {
 inline double products_take(double ideal, double with_loads, double multiply) {
   const double alone = 1.03 * multiply * ideal;
   return alone < with_loads ? with_loads : alone;
+}
+
+// The same of a row and a term for all outputs, lanes over them: blocks of two vectors, and one of one, of which loads count as well.
+inline double blocks_take(i64 outputs, i64 lanes, double with_loads, double multiply) {
+  const i64 vectors = ceil_div(outputs, lanes);
+  return double(vectors / 2) * products_take(1, with_loads, multiply) +
+         double(vectors % 2) * products_take(0.5, 0.65 * with_loads, multiply);
 }
 
 const Isa* isas(int* count);            // everything compiled in, best first

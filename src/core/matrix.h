@@ -55,6 +55,7 @@ struct Matrix {
   i64 panel() const { return (planes * plane + kTallRows) * pitch; }
   i64 sums() const { return kTallRows * axis[2].out_stride * block; }
   i64 weight_elements() const { return groups * blocks * taps * depth * block; }
+  i64 width(i64) const { return block; }  // of any block
   // Elements that a thread needs: a panel, columns on their way into it, sums and a bias.
   i64 workspace() const { return panel() + kColumns * pitch + sums() + block; }
 

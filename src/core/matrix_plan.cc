@@ -21,6 +21,9 @@ Axis without_steps(Axis a) {
   return a;
 }
 
+// Vectors of a block of output channels, of which the fewest lanes are idle.
+int block_vecs(i64 outputs, i64 lanes) { return outputs <= lanes || (outputs > 2 * lanes && outputs <= 3 * lanes) ? 1 : kGatherVecs; }
+
 }  // namespace
 
 std::string matrix_refusal(const Spec& spec, Direction direction) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <new>
 #include <utility>
 #include <vector>
@@ -35,16 +36,17 @@ double last_end(i64 tasks, int threads, F&& cost) {
   return *std::max_element(ends.begin(), ends.end());
 }
 
-// Blocks of a run, where `tasks` tasks of all blocks would not feed the threads and blocks are shared out in runs: of as many runs as end
-// first, if each takes the time of `more` blocks beside its own.
-inline i64 blocks_of_run(i64 blocks, i64 tasks, int threads, double more) {
-  i64 best = blocks;
+// Blocks of a run, where `tasks` tasks of all blocks, of which the last may be a part of one, would not feed the threads and blocks are
+// shared out in runs: of as many runs as end first, if each takes the time of `more` blocks beside its own.
+inline i64 blocks_of_run(double blocks, i64 tasks, int threads, double more) {
+  const i64 all = i64(std::ceil(blocks));
+  i64 best = all;
   double lowest = 1e300;
-  for (i64 r = 1, last = 0, most = std::min(blocks, threads > 1 ? ceil_div(4 * threads, tasks) : 1); r <= most; ++r) {
-    const i64 wide = ceil_div(blocks, r);
+  for (i64 r = 1, last = 0, most = std::min(all, threads > 1 ? ceil_div(4 * threads, tasks) : 1); r <= most; ++r) {
+    const i64 wide = ceil_div(all, r);
     if (wide == std::exchange(last, wide)) continue;
-    const double end = last_end(tasks * ceil_div(blocks, wide), threads,
-                                [&](i64 task) { return more + double(std::min(wide, blocks - task / tasks * wide)); });
+    const double end = last_end(tasks * ceil_div(all, wide), threads,
+                                [&](i64 task) { return more + std::min(double(wide), blocks - double(task / tasks * wide)); });
     if (end < 0.98 * lowest) lowest = end, best = wide;
   }
   return best;

@@ -63,17 +63,17 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
 constexpr i64 kPackedChannels = 16;  // at once: an input gradient's lie side by side, and its outputs pages apart
 
 // So many channels at most, from channel `begin` on, of block b of a plan whose lanes are output channels:
-// to[tap][channel < depth][lane < block], with zeros where lanes or channels are none.
+// to[tap][channel < depth][lane < width of the block], with zeros where lanes or channels are none.
 template <class P, class T>
 void pack_channels(const P& p, i64 depth, const Kernels<T>& k, View<const T> weight, i64 b, i64 begin, T* to) {
-  const i64 kernel[3] = {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel}, pitch = depth * p.block;
+  const i64 kernel[3] = {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel}, width = p.width(b), pitch = depth * width;
   const i64 channels = std::min(p.channels - begin, kPackedChannels), padded = std::min(depth - begin, kPackedChannels);
-  const i64 lanes = std::min(p.block, p.outputs - b * p.block);
+  const i64 lanes = std::min(width, p.outputs - b * p.block);
   weight.data += begin * weight.stride[0] + b * p.block * weight.stride[1];
-  to += begin * p.block;
-  if (lanes < p.block || channels < padded)
-    for (i64 t = 0; t < p.taps; ++t) std::fill_n(to + t * pitch, padded * p.block, T(0));
-  spread_weights(k, weight, kernel, channels, lanes, to, p.block, pitch);
+  to += begin * width;
+  if (lanes < width || channels < padded)
+    for (i64 t = 0; t < p.taps; ++t) std::fill_n(to + t * pitch, padded * width, T(0));
+  spread_weights(k, weight, kernel, channels, lanes, to, width, pitch);
 }
 
 // All of them: packed[group][block][tap][channel][lane].

@@ -41,15 +41,15 @@ struct Task {
 
   void transform_inputs(const Winograd::Family& f, const Pixels<const T>& in) const;
   std::vector<PointRows<T>> rows(const Winograd::Family& f) const;
-  void multiply(const std::vector<PointRows<T>>& rows, i64 depth, const T* weights, const T* bias) const;
-  void transform_outputs(const Winograd::Family& f, i64 out, const Pixels<T>& to, bool add) const;
+  void multiply(const std::vector<PointRows<T>>& rows, i64 depth, const T* weights, i64 width, const T* bias) const;
+  void transform_outputs(const Winograd::Family& f, i64 out, i64 width, const Pixels<T>& to, bool add) const;
   bool any_output(const Winograd::Family& f, i64 out) const;
   bool adds(const Winograd::Family& f, i64 out) const;
 
  private:
-  void transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const TileRow& r, const Pixels<T>& to,
+  void transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const TileRow& r, i64 width, const Pixels<T>& to,
                         bool add) const;
-  void place(const TileRow& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const;
+  void place(const TileRow& r, i64 tile, const Grid<T>& from, i64 width, const Pixels<T>& to, bool add) const;
 };
 
 template <class T>
@@ -91,31 +91,31 @@ std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f) const {
     }
     ++point;
   });
-  const i64 alike = i64(found.size() ? found[0].from.size() : 0), height = tile_rows(k, alike, kTerms, kGatherVecs);
+  const i64 alike = i64(found.size() ? found[0].from.size() : 0), height = tile_rows(k, alike, kTerms, int(w.block / w.lanes));
   for (PointRows<T>& r : found) r.height = height;
   return found;
 }
 
 // Sums in parts of the channels.
 template <class T>
-void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const T* weights, const T* bias) const {
+void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const T* weights, i64 width, const T* bias) const {
   const i64 part = even(depth, w.terms), none = 0;
   alignas(64) T constant[kGatherVecs * 16];
   for (const PointRows<T>& p : points) {
     const bool constants = bias && p.ones != 0;
-    for (i64 m = 0; constants && m < w.block; ++m) constant[m] = p.ones * bias[m];
+    for (i64 m = 0; constants && m < width; ++m) constant[m] = p.ones * bias[m];
     const i64 count = i64(p.from.size());
     for (i64 c = 0; c < depth; c += part)
       for (i64 r = 0; r < count; r += p.height)
-        k.gathered[kGatherVecs][std::min(p.height, count - r)](c, std::min(depth, c + part), 1, p.from.data() + r, &none, weights,
-                                                               p.to.data() + r, constants ? constant : nullptr, c > 0);
-    weights += depth * w.block;
+        k.gathered[width / w.lanes][std::min(p.height, count - r)](c, std::min(depth, c + part), 1, p.from.data() + r, &none, weights,
+                                                                   p.to.data() + r, constants ? constant : nullptr, c > 0);
+    weights += depth * width;
   }
 }
 
 // Those outputs of a tile at the border that exist.
 template <class T>
-void Task<T>::place(const TileRow& r, i64 tile, const Grid<T>& from, const Pixels<T>& to, bool add) const {
+void Task<T>::place(const TileRow& r, i64 tile, const Grid<T>& from, i64 width, const Pixels<T>& to, bool add) const {
   const TileColumns c = r.columns(tile);
   if (c.begin == c.end) return;
   for (i64 d = 0; d < r.extent[0]; ++d)
@@ -124,26 +124,26 @@ void Task<T>::place(const TileRow& r, i64 tile, const Grid<T>& from, const Pixel
       if (od < 0 || od >= w.axis[0].out_size || oh < 0 || oh >= w.axis[1].out_size) continue;
       k.transform[1][1].output(from.data + d * from.stride[0] + h * from.stride[1] + c.begin * from.stride[2], {0, from.stride[2]},
                                to.data + od * to.stride[0] + oh * to.stride[1] + (c.at + c.begin * r.step[2]) * to.stride[2],
-                               {0, r.step[2] * to.stride[2]}, c.end - c.begin, w.block, add);
+                               {0, r.step[2] * to.stride[2]}, c.end - c.begin, width, add);
     }
 }
 
 // Tiles begin .. end - 1 of a row, some of whose outputs do not exist, by way of a buffer.
 template <class T>
-void Task<T>::transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const TileRow& r, const Pixels<T>& to,
-                               bool add) const {
+void Task<T>::transform_border(const Chain<T>& chain, Grid<const T> from, i64 begin, i64 end, const TileRow& r, i64 width,
+                               const Pixels<T>& to, bool add) const {
   const Grid<T> all = dense(at.patch, chain.after, w.block);
   const i64 most = at.room_size / all.tile;
   from.data += begin * from.tile;
   for (i64 t = begin; t < end; t += most, from.data += most * from.tile) {
-    chain(from, all, std::min(most, end - t), w.block, at.room, at.room_size);
+    chain(from, all, std::min(most, end - t), width, at.room, at.room_size);
     Grid<T> one = all;
-    for (i64 i = t; i < std::min(end, t + most); ++i, one.data += one.tile) place(r, i, one, to, add);
+    for (i64 i = t; i < std::min(end, t + most); ++i, one.data += one.tile) place(r, i, one, width, to, add);
   }
 }
 
 template <class T>
-void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, const Pixels<T>& to, bool add) const {
+void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, i64 width, const Pixels<T>& to, bool add) const {
   const Chain<T> chain(
       f, w, k, &Transform<T>::output, true,
       [](const Winograd::Class& c, const Winograd::Along& a, i64& before, i64& after) { before = c.points, after = a.tile; });
@@ -160,11 +160,11 @@ void Task<T>::transform_outputs(const Winograd::Family& f, i64 out, const Pixels
     Grid<const T> inside = m;
     inside.data += r.begin * m.tile;
     if (r.end - r.begin < count && count <= kShortRow) {  // short rows go through the buffer whole: fewer calls
-      transform_border(chain, m, 0, count, r, y, add);
+      transform_border(chain, m, 0, count, r, width, y, add);
     } else {
-      chain(inside, target, r.end - r.begin, w.block, at.room, at.room_size, add);
-      transform_border(chain, m, 0, r.begin, r, y, add);
-      transform_border(chain, m, r.end, count, r, y, add);
+      chain(inside, target, r.end - r.begin, width, at.room, at.room_size, add);
+      transform_border(chain, m, 0, r.begin, r, width, y, add);
+      transform_border(chain, m, r.end, count, r, width, y, add);
     }
     m.data += count * m.tile;
   });
@@ -201,10 +201,11 @@ void compute(const Task<T>& t, const Pixels<const T>& in, bool inputs_stay, std:
       for (i64 out = 0; out < f.outs; ++out) {
         if (!t.any_output(f, out)) continue;
         const bool add = t.adds(f, out);
-        t.multiply(rows, f.ins * w.channels, weights_of(w, weights, f, first + b, out), bias && !add ? bias + b * w.block : nullptr);
+        const i64 width = w.width(first + b);
+        t.multiply(rows, f.ins * w.channels, weights_of(w, weights, f, first + b, out), width, bias && !add ? bias + b * w.block : nullptr);
         Pixels<T> y = sums;
         y.data += b * w.block;
-        t.transform_outputs(f, out, y, add);
+        t.transform_outputs(f, out, width, y, add);
       }
   }
 }
@@ -227,7 +228,8 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const Weights
     const i64 first = turn * w.blocks_per_run, last = std::min(w.blocks, first + w.blocks_per_run);
     std::vector<PointRows<T>> rows;
     for (i64 b = first; b < last; b += w.blocks_at_once) {
-      const i64 blocks = std::min(w.blocks_at_once, last - b), lanes = blocks * w.block, outputs = std::min(lanes, w.outputs - b * w.block);
+      const i64 blocks = std::min(w.blocks_at_once, last - b), lanes = w.width(b, blocks),
+                outputs = std::min(lanes, w.outputs - b * w.block);
       const i64 channel = group * w.outputs + b * w.block;
       View<S> to = out;
       to.data += box.image * out.stride[0] + channel * out.stride[1];

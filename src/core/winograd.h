@@ -20,8 +20,8 @@
 //
 //   V[point][tile][input phase, channel]          from the inputs: lanes over channels
 //   M[tile][point][lane]                          = V x U, row by row through pointers, as in gather.h
-//   U[point][input phase, channel][lane]          transformed weights, for each block of 2 vectors of lanes and output phase
-//   sums[image][output position][lane]            from M; transposed to where the outputs lie once all families are there
+//   U[point][input phase, channel][lane]          transformed weights, for each block of 2 vectors of lanes, or 1 that is left, and output
+//   phase sums[image][output position][lane]            from M; transposed to where the outputs lie once all families are there
 //
 // U is read once a box, V and M stay in a second-level cache. Copied points of a phase with one tap share their weights.
 //
@@ -100,8 +100,12 @@ struct Winograd {
   i64 boxes() const { return ceil_div(batch, images) * around(); }
   i64 around() const { return axis[0].turns * axis[1].turns * axis[2].turns; }
   i64 many_points() const;     // on how many axes tiles take as many as round worse
+  bool deep() const;           // whether tiles have three axes
   double tile_cycles() const;  // of a group and all images
   i64 weight_elements() const { return groups * blocks * block * channels * weights; }
+  i64 width(i64 first, i64 count = 1) const {
+    return std::min(count * block, round_up(outputs - first * block, lanes));
+  }  // lanes of blocks
 
   // Elements from tile to tile of V and of M, and of each half of what lies between the transforms along two axes.
   i64 pitch() const { return round_up(depth, 16) | 16; }
@@ -128,6 +132,7 @@ struct Winograd {
  private:
   void choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, Serves serves);
   void make_families();
+  i64 smaller() const;
   double end(i64 wide) const;                // with runs of so many blocks
   i64 room_of_box(i64 element_bytes) const;  // tiles
 };

@@ -22,8 +22,8 @@ constexpr double kWorthPoints = 0.02, kWorthSums = 0.05;
 // With such an axis, sums have two parts at least, unless those were so short.
 constexpr i64 kFewestTerms = 32, kFewSums = 128;
 
-// And how much longer its transforms take: most of their factors are no longer 1 and -1.
-constexpr double kManyTake = 0.06;
+// And how much longer its transforms take: most of their factors are no longer 1 and -1. Transforms of three axes pass over more than two.
+constexpr double kManyTake = 0.06, kDeepTake = 0.6;
 
 // Products of an axis, beside those of simpler tiles, that are few enough to consider.
 constexpr double kFewer = 0.97;
@@ -134,7 +134,7 @@ Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int ti
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
   lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
-  block = kGatherVecs * lanes;
+  block = outputs <= lanes ? lanes : kGatherVecs * lanes;
   blocks = ceil_div(outputs, block);
   choose_tiles(spec, forward, tile, element_bytes, serves);  // on every processor the same: they round differently
   threads = threads_, multiply = isa.multiply;
@@ -152,17 +152,16 @@ void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 elem
   for (int i = 0; i < 3; ++i) of[i] = choices(spec.axis[i], forward, wanted);
   // Where phases of 4 taps have no simpler tiles.
   const i64 no_less = std::count_if(of, of + 3, [](const auto& tiles) { return tiles.front().classes.front().points >= kManyPoints; });
-  const bool deep = std::all_of(spec.axis, spec.axis + 3, [](const Axis& a) { return most_taps(a) > 1; });
   const double never = 1e300, worth = serves == Serves::gradients ? kWorthSums : kWorthPoints;
   threads = 1;
   const auto take = [&](const std::array<std::size_t, 3>& choice) {
     for (std::size_t i = 0; i < 3; ++i) axis[i] = of[i][choice[i]];
     const i64 many = many_points();
-    terms = kTerms >> (many + deep);
+    terms = kTerms >> (many + deep());
     make_families();
     if (many && serves != Serves::gradients) terms = std::min(terms, std::max(kFewestTerms, ceil_div(depth, 2)));
     share_out(room_of_box(element_bytes));
-    if (!wanted && many > std::max<i64>(no_less, deep || depth <= kFewSums ? 1 : 2)) return never;
+    if (!wanted && many > std::max<i64>(no_less, deep() || depth <= kFewSums ? 1 : 2)) return never;
     return (1 + worth * double(many)) * cycles(*this, serves == Serves::calls);
   };
   std::array<std::size_t, 3> best{};
@@ -223,19 +222,29 @@ void Winograd::share_out(i64 most) {
     }
     return wanted > 1;
   };
-  for (i64 size = most, last = 0; size != last && consider(size, 0);
-       last = size, size = std::min(most, std::max(kFewestTiles, ceil_div(tiles, 2)))) {
-  }
+  for (i64 size = most; consider(size, 0) && std::max(kFewestTiles, smaller()) < tiles;) size = std::max(kFewestTiles, smaller());
   if (boxes() * groups <= kFewTasks * threads)
     for (i64 more = 1; more < threads && more < 4; ++more) consider(best, more);
   grow_box(best, best_more);
 }
 
+// Tiles of a box of fewer images, or of one whose outermost axis is cut into one part more, or into some.
+i64 Winograd::smaller() const {
+  if (images > 1) return ceil_div(images, 2) * (tiles / images);
+  i64 inner = tiles;
+  for (const Along& a : axis) {
+    inner /= a.box;
+    if (a.box > 1) return std::min(a.box - 1, ceil_div(a.tiles, a.turns + 1 + a.turns / 4)) * inner;
+  }
+  return tiles;
+}
+
 // When the last thread ends, in tiles multiplied by a block of weights.
 double Winograd::end(i64 wide) const {
-  const auto cost = [&](i64 count, i64 of) { return double(of) * (double(count) + kWeightTiles) + kInputBlocks * double(count); };
+  const auto cost = [&](i64 count, double of) { return of * (double(count) + kWeightTiles) + kInputBlocks * double(count); };
+  const double parts = double(width(0, blocks)) / double(block);  // blocks, of which the last may be a part of one
   const i64 turns = ceil_div(blocks, wide), tasks = std::max<i64>(1, boxes() * groups) * turns;
-  if (threads == 1 || tasks > 2 * kFewTasks * threads) return double(ceil_div(tasks, threads)) * cost(tiles, wide);
+  if (threads == 1 || tasks > 2 * kFewTasks * threads) return double(ceil_div(tasks, threads)) * cost(tiles, double(wide));
   return last_end(tasks, threads, [&](i64 task) {
     i64 index = task / turns / groups, of_box = 1;
     for (int a = 2; a >= 0; --a) {
@@ -243,7 +252,7 @@ double Winograd::end(i64 wide) const {
       index /= axis[a].turns;
       of_box *= axis[a].begin(turn + 1) - axis[a].begin(turn);
     }
-    return cost(of_box * std::min(images, batch - index * images), std::min(wide, blocks - task % turns * wide));
+    return cost(of_box * std::min(images, batch - index * images), std::min(double(wide), parts - double(task % turns * wide)));
   });
 }
 
@@ -268,21 +277,26 @@ void Winograd::grow_box(i64 most, i64 more) {
   }
 }
 
+bool Winograd::deep() const {
+  return std::all_of(axis, axis + 3, [](const Along& a) { return a.classes.front().taps > 1; });
+}
+
 i64 Winograd::many_points() const {
   return std::count_if(axis, axis + 3, [](const Along& a) { return a.classes.front().points >= kManyPoints; });
 }
 
-// Products and transforms of all tiles. Factors from layers of 64 to 512 channels: the transforms wait for the second-level cache, 10
-// cycles a vector of inputs and point, 8 a vector of products or outputs, longer where there are many points; a product costs a tile's row
-// 8 cycles a part besides its terms.
+// Products and transforms of all tiles. Factors from layers of 16 to 512 channels: the transforms wait for the second-level cache, 10
+// cycles a vector of inputs and point and 6 for all, 8 a vector of products or outputs, longer where there are many points; a product costs
+// a tile's row 8 cycles a part besides its terms.
 double Winograd::tile_cycles() const {
-  const double vectors = double(ceil_div(channels, lanes)), of_blocks = double(blocks), each = 1 + kManyTake * double(many_points());
+  const double vectors = double(ceil_div(channels, lanes)), of = double(ceil_div(outputs, lanes)),
+               each = 1 + kManyTake * double(many_points()) + (deep() ? kDeepTake : 0.0);
   double all = double(batch), tile = 1, cycles = 0;
   for (const Along& a : axis) all *= double(a.tiles), tile *= double(a.tile);
   for (const Family& f : families) {
     const i64 sum = f.ins * channels;
-    cycles += products_take(1, 1.05, multiply) * double(f.points * f.outs) * of_blocks * double(sum + 8 * ceil_div(sum, terms));
-    cycles += each * (10 * double(f.points * f.ins) * vectors + 8 * kGatherVecs * double(f.outs) * of_blocks * (double(f.points) + tile));
+    cycles += blocks_take(outputs, lanes, 1.05, multiply) * double(f.points * f.outs) * double(sum + 8 * ceil_div(sum, terms));
+    cycles += each * ((10 * vectors + 6) * double(f.points * f.ins) + 8 * of * double(f.outs) * (double(f.points) + tile));
   }
   return all * cycles;
 }
@@ -290,7 +304,7 @@ double Winograd::tile_cycles() const {
 double cycles(const Winograd& w, bool with_weights) {
   double moved_in = double(w.channels), moved_out = double(w.outputs);
   for (const Winograd::Along& a : w.axis) moved_in *= double(a.in_size), moved_out *= double(a.out_size);
-  const double weights = double(w.weights * w.channels * w.blocks * w.block),
+  const double weights = double(w.weights * w.channels * w.width(0, w.blocks)),
                moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
   // Weights too many for a share of the third-level cache hold everything up.
   const double bytes = weights * (w.lanes >= 8 ? 4 : 8), large = std::clamp(1.5 * bytes / double(kManyWeightBytes) - 0.5, 0.0, 1.0);
