@@ -55,7 +55,7 @@ struct Gather {
   i64 slab_outputs, slab_inputs;  // positions of the largest slab
   int threads;
   bool large;       // outputs that go past the caches
-  bool one_set;     // channels of a channels-first output share sets of the first-level cache
+  bool one_set;     // lines of a square of a channels-first output share one set of the first-level cache, which is too small
   double multiply;  // cycles of two vectors of multiply-adds
 
   // Whether each weight is read by one task, which may then pack it itself: into a cache, not by way of memory.

@@ -110,7 +110,7 @@ Gather::Gather(const Spec& spec, Direction direction, const Isa& isa, int thread
   large = output_bytes(axis, batch * spec.groups * outputs, element_bytes) >= double(kStreamBytes);
   std::uint64_t plane_bytes = std::uint64_t(element_bytes);  // modulo 2^64, which is a multiple of what it is divided by
   for (const StencilAxis& a : axis) plane_bytes *= std::uint64_t(a.out_size);
-  one_set = plane_bytes % std::uint64_t(kSetsBytes) == 0;
+  one_set = lanes > kSetLines && plane_bytes % std::uint64_t(kSetsBytes) == 0;
   cut = axis[0].out_size > 1 ? 0 : axis[1].out_size > 1 ? 1 : 2;
   // Slabs whose inputs and sums of one block fit the caches. In floating point: strides may be any 62-bit number.
   const i64 per_output = axis[0].out_size * axis[1].out_size * axis[2].out_size / axis[cut].out_size;

@@ -24,7 +24,8 @@ constexpr i64 kStreamBytes = 16 << 20;
 // One of so many does not stay in the caches of a core: lines that a tile is about to write are fetched meanwhile.
 constexpr i64 kFarBytes = 4 << 20;
 constexpr i64 kLine = 64;         // bytes of a line, at whose multiples such stores begin
-constexpr i64 kSetsBytes = 4096;  // lines so far apart, or a multiple of it, share a set of the first-level cache
+constexpr i64 kSetsBytes = 4096;  // lines so far apart, or a multiple of it, share a set of the first-level cache, which holds
+constexpr i64 kSetLines = 8;      // so many of them
 
 // Where a tile's sums go: row r to sums[rows[r] + lane], added to what is there if `add`. With `woven` they are complete then, and P rows
 // in turn, `phases`, are the stride phases of one row of output: they go there put together, row r to
