@@ -192,9 +192,9 @@ void Gather::share_out(bool one_place) {
 }
 
 double cycles(const Gather& g, bool channels_last) {
-  // Outputs of a stride phase lie apart: few of their lines are whole. Channels that fill no block are copied.
+  // Outputs of a stride phase lie apart: few of their lines are whole. Channels that fill no vector are copied.
   const bool phases = g.axis[2].out_stride > 1;
-  const double copied = channels_last && g.outputs % g.block ? 0.5 : 0.0;
+  const double copied = channels_last && g.outputs % g.lanes ? 0.5 : 0.0;
   const double turned = (!phases ? 0.3 : g.large ? 0.5 : 0.7) + (g.one_set ? 0.35 : 0.0);
   const double scattered = copied + (channels_last ? (phases ? 0.4 : 0.1) : turned);
   const double read = g.weight_elements() >= kManyWeights ? 0.3 : 0.1;

@@ -103,9 +103,8 @@ struct Winograd {
   bool deep() const;           // whether tiles have three axes
   double tile_cycles() const;  // of a group and all images
   i64 weight_elements() const { return groups * blocks * block * channels * weights; }
-  i64 width(i64 first, i64 count = 1) const {
-    return std::min(count * block, round_up(outputs - first * block, lanes));
-  }  // lanes of blocks
+  // Lanes of some blocks.
+  i64 width(i64 first, i64 count = 1) const { return std::min(count * block, round_up(outputs - first * block, lanes)); }
 
   // Elements from tile to tile of V and of M, and of each half of what lies between the transforms along two axes.
   i64 pitch() const { return round_up(depth, 16) | 16; }
