@@ -20,8 +20,8 @@
 //
 //   V[point][tile][input phase, channel]          from the inputs: lanes over channels
 //   M[tile][point][lane]                          = V x U, row by row through pointers, as in gather.h
-//   U[point][input phase, channel][lane]          transformed weights, for each block of 2 vectors of lanes, or 1 that is left, and output
-//   phase sums[image][output position][lane]            from M; transposed to where the outputs lie once all families are there
+//   U[point][input phase, channel][lane]          transformed weights, for each output phase and block of 2 vectors, or 1
+//   sums[image][output position][lane]            from M; transposed to where the outputs lie once all families are there
 //
 // U is read once a box, V and M stay in a second-level cache. Copied points of a phase with one tap share their weights.
 //
