@@ -20,7 +20,7 @@
 
 namespace tconv {
 
-struct Gather {
+struct Gather : Blocks {
   Gather(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes);
   Gather(const Gather&) = delete;  // triples point into classes
 
@@ -47,8 +47,7 @@ struct Gather {
   int cut;  // the axis of the slabs
   std::vector<Class> classes[3];
   std::vector<Slab> slabs;
-  i64 batch, groups, channels, outputs, taps;
-  i64 lanes, block, blocks;       // of a vector, and of a block of two or the only one; of the blocks of a group the last may be one vector
+  i64 batch, groups, channels, taps;
   i64 images;                     // of one task
   i64 runs, blocks_per_run;       // blocks are shared out in runs where images alone would not feed all threads
   i64 blocks_at_once;             // whose sums fit a second-level cache
@@ -62,8 +61,6 @@ struct Gather {
   bool reads_weights_once() const { return batch <= images && slabs.size() == 1; }
   i64 pixel_pitch() const { return tconv::pixel_pitch(channels); }
   i64 weight_elements() const { return groups * blocks * taps * channels * block; }
-  // Lanes of some blocks.
-  i64 width(i64 first, i64 count = 1) const { return std::min(count * block, round_up(outputs - first * block, lanes)); }
   // Elements that a thread needs at most: transposed inputs, sums, zeros and a bias for every lane.
   i64 workspace() const {
     return images * (slab_inputs * pixel_pitch() + slab_outputs * blocks_at_once * block) + channels + blocks_at_once * block;

@@ -95,13 +95,14 @@ i64 joined_taps(const Gather& g, const Gather::Class& w, i64 pixel) {
 }
 
 Gather::Gather(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
-    : batch(spec.batch), groups(spec.groups), threads(threads_), multiply(isa.multiply) {
+    : Blocks((direction == Direction::forward ? spec.out_channels : spec.in_channels) / spec.groups,
+             element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes),
+      batch(spec.batch),
+      groups(spec.groups),
+      threads(threads_),
+      multiply(isa.multiply) {
   const bool forward = direction == Direction::forward;
-  lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
-  outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
-  block = outputs <= lanes ? lanes : kGatherVecs * lanes;
-  blocks = ceil_div(outputs, block);
   taps = 1;
   for (int i = 0; i < 3; ++i) {
     axis[i] = StencilAxis(spec.axis[i], direction);
@@ -186,8 +187,7 @@ void Gather::share_out(bool one_place) {
   // Every run transposes its inputs anew, unless their channels are adjacent.
   double reads = double(taps);
   for (const StencilAxis& a : axis) reads /= double(a.in_stride);
-  blocks_per_run = blocks_of_run(double(width(0, blocks)) / double(block), tasks, threads,
-                                 kTurned * double(blocks) / (reads * blocks_take(outputs, lanes, 1.1, multiply)));
+  blocks_per_run = blocks_of_run(all(), tasks, threads, kTurned * double(blocks) / (reads * take(1.1, multiply)));
   runs = ceil_div(blocks, blocks_per_run);
 }
 
@@ -210,7 +210,7 @@ double cycles(const Gather& g, bool channels_last) {
       for (int i = 0; i < 3; ++i)
         if (all_border(g.axis[i], g.channels)) inside *= part_inside(g.axis[i], *t.along[std::size_t(i)]);
       terms += rounds * inside * double(t.taps()) *
-               std::max(blocks_take(g.outputs, g.lanes, t.stepped ? 1.07 : 1.1, g.multiply) * double(rows), 4.0 * double(g.blocks * tiles));
+               std::max(g.take(t.stepped ? 1.07 : 1.1, g.multiply) * double(rows), 4.0 * double(g.blocks * tiles));
       weights += rounds * double(t.taps() * g.channels * g.width(0, g.blocks));
       moved += scattered * double(g.batch * t.rows() * g.outputs);
       listed += t.stepped ? rounds * double(g.blocks * tiles) * (30.0 + 20.0 * double(t.taps() / joined))

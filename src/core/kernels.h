@@ -341,13 +341,6 @@ inline double products_take(double ideal, double with_loads, double multiply) {
   return alone < with_loads ? with_loads : alone;
 }
 
-// The same of a row and a term for all outputs, lanes over them: blocks of two vectors, and one of one, of which loads count as well.
-inline double blocks_take(i64 outputs, i64 lanes, double with_loads, double multiply) {
-  const i64 vectors = ceil_div(outputs, lanes);
-  return double(vectors / 2) * products_take(1, with_loads, multiply) +
-         double(vectors % 2) * products_take(0.5, 0.65 * with_loads, multiply);
-}
-
 const Isa* isas(int* count);            // everything compiled in, best first
 const Isa* find_isa(const char* name);  // null: no such name, or this processor lacks it
 

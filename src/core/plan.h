@@ -20,6 +20,7 @@
 // stores drain while the next strip is multiplied. Weights are packed once in the order the microkernel reads them.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -33,6 +34,25 @@ namespace tconv {
 // power of two apart share sets of a first-level cache (measured: 4 KiB apart, products of 12 rows take 2.5 times as long, 2 KiB 1.4
 // times).
 inline i64 pixel_pitch(i64 channels) { return channels < 64 ? channels : round_up(channels, 16) | 16; }
+
+// The output channels of a group in blocks, with lanes over them: of two vectors, the last one perhaps of one.
+struct Blocks {
+  i64 outputs, lanes, block, blocks;  // lanes of a vector, and of a block
+
+  Blocks(i64 outputs_, i64 lanes_)
+      : outputs(outputs_), lanes(lanes_), block(outputs <= lanes ? lanes : kGatherVecs * lanes), blocks(ceil_div(outputs, block)) {}
+
+  // Lanes of some blocks.
+  i64 width(i64 first, i64 count = 1) const { return std::min(count * block, round_up(outputs - first * block, lanes)); }
+  double all() const { return double(width(0, blocks)) / double(block); }  // the last counted as what it is
+
+  // Cycles of a row and a term for all outputs; of one vector, loads count as well.
+  double take(double with_loads, double multiply) const {
+    const i64 vectors = ceil_div(outputs, lanes);
+    return double(vectors / 2) * products_take(1, with_loads, multiply) +
+           double(vectors % 2) * products_take(0.5, 0.65 * with_loads, multiply);
+  }
+};
 
 constexpr i64 kManyWeights = 8 << 20;  // elements: so many or more come from memory, not from a cache
 

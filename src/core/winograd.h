@@ -43,7 +43,7 @@ constexpr i64 kRoomBytes = 16 << 10;  // what lies between the transforms along 
 // and stores the sums of all points once a box.
 enum class Serves { operators, calls, gradients };
 
-struct Winograd {
+struct Winograd : Blocks {
   // `tile` is m, or 0 for what is estimated fastest on each axis. Look at `refusal` first: nothing else is set where it says something.
   Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads, i64 element_bytes, Serves serves);
 
@@ -84,14 +84,13 @@ struct Winograd {
 
   Along axis[3];
   std::vector<Family> families;
-  i64 batch, groups, channels, outputs;
+  i64 batch, groups, channels;
   i64 terms;                                              // of a part of a sum at most
-  i64 block, blocks;                                      // lanes of a block of outputs, blocks of a group
   i64 images;                                             // of a box
   i64 weights;                                            // packed for a channel and a lane
   i64 blocks_at_once, runs, blocks_per_run;               // blocks whose sums are held together; runs of blocks shared out to threads
   i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
-  int lanes, threads;
+  int threads;
   double multiply;  // cycles of two vectors of multiply-adds
 
   // Boxes of so many tiles at most, and the runs of blocks that share them out; boxes alone, of the first axis that is cut so many more.
@@ -103,8 +102,6 @@ struct Winograd {
   bool deep() const;           // whether tiles have three axes
   double tile_cycles() const;  // of a group and all images
   i64 weight_elements() const { return groups * blocks * block * channels * weights; }
-  // Lanes of some blocks.
-  i64 width(i64 first, i64 count = 1) const { return std::min(count * block, round_up(outputs - first * block, lanes)); }
 
   // Elements from tile to tile of V and of M, and of each half of what lies between the transforms along two axes.
   i64 pitch() const { return round_up(depth, 16) | 16; }

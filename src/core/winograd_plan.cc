@@ -129,13 +129,13 @@ std::string Winograd::refusal(const Spec& spec) {
 }
 
 Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads_, i64 element_bytes, Serves serves)
-    : batch(spec.batch), groups(spec.groups), multiply(1) {
+    : Blocks((direction == Direction::forward ? spec.out_channels : spec.in_channels) / spec.groups,
+             element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes),
+      batch(spec.batch),
+      groups(spec.groups),
+      multiply(1) {
   const bool forward = direction == Direction::forward;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
-  outputs = (forward ? spec.out_channels : spec.in_channels) / groups;
-  lanes = element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes;
-  block = outputs <= lanes ? lanes : kGatherVecs * lanes;
-  blocks = ceil_div(outputs, block);
   choose_tiles(spec, forward, tile, element_bytes, serves);  // on every processor the same: they round differently
   threads = threads_, multiply = isa.multiply;
   share_out(room_of_box(element_bytes));
@@ -242,7 +242,6 @@ i64 Winograd::smaller() const {
 // When the last thread ends, in tiles multiplied by a block of weights.
 double Winograd::end(i64 wide) const {
   const auto cost = [&](i64 count, double of) { return of * (double(count) + kWeightTiles) + kInputBlocks * double(count); };
-  const double parts = double(width(0, blocks)) / double(block);  // blocks, of which the last may be a part of one
   const i64 turns = ceil_div(blocks, wide), tasks = std::max<i64>(1, boxes() * groups) * turns;
   if (threads == 1 || tasks > 2 * kFewTasks * threads) return double(ceil_div(tasks, threads)) * cost(tiles, double(wide));
   return last_end(tasks, threads, [&](i64 task) {
@@ -252,7 +251,7 @@ double Winograd::end(i64 wide) const {
       index /= axis[a].turns;
       of_box *= axis[a].begin(turn + 1) - axis[a].begin(turn);
     }
-    return cost(of_box * std::min(images, batch - index * images), std::min(double(wide), parts - double(task % turns * wide)));
+    return cost(of_box * std::min(images, batch - index * images), std::min(double(wide), all() - double(task % turns * wide)));
   });
 }
 
@@ -295,7 +294,7 @@ double Winograd::tile_cycles() const {
   for (const Along& a : axis) all *= double(a.tiles), tile *= double(a.tile);
   for (const Family& f : families) {
     const i64 sum = f.ins * channels;
-    cycles += blocks_take(outputs, lanes, 1.05, multiply) * double(f.points * f.outs) * double(sum + 8 * ceil_div(sum, terms));
+    cycles += take(1.05, multiply) * double(f.points * f.outs) * double(sum + 8 * ceil_div(sum, terms));
     cycles += each * ((10 * vectors + 6) * double(f.points * f.ins) + 8 * of * double(f.outs) * (double(f.points) + tile));
   }
   return all * cycles;
