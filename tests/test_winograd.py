@@ -80,6 +80,29 @@ def test_several_boxes_and_blocks():
         check(dataclasses.replace(p, layout="channels_last"), f"winograd_{BEST}")
 
 
+# Many weights and few positions: several families, phases and pieces, axes, images, groups, a last block of one vector, parts of sums that
+# divide no number of channels, fewer channels than parts go by phases.
+BY_BLOCKS = (Problem((5, 6), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 2, 70, 144, biased=True, seed=1),
+             Problem((5, 4), (3, 5), (2, 2), (1, 1), ((1, 0), (2, 1)), 1, 101, 160, seed=2),
+             Problem((40,), (20,), (10,), (1,), ((5, 5),), 1, 72, 130, biased=True, seed=3),
+             Problem((6, 7), (5, 3), (1, 1), (1, 1), ((2, 2), (1, 1)), 1, 80, 90, biased=True, seed=4),
+             Problem((3, 2, 3), (3, 3, 3), (2, 2, 2), (1, 1, 1), ((1, 0),) * 3, 3, 66, 128, 2, seed=5),
+             Problem((6, 6), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), 1, 48, 256, dtype="float64", seed=6))  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("problem", BY_BLOCKS, ids=str)
+def test_a_call_that_transforms_its_weights_has_the_bits_of_an_operator(problem, layout):
+    p = dataclasses.replace(problem, layout=layout)
+    judge = Judge(p)
+    operator = tconv.Operator(judge.w, judge.bias, **p.words, algorithm="winograd")
+    for threads in (1, 2, 5):
+        for name, kept in (("forward", operator(p.arranged(judge.x))), ("grad_input", operator.T(p.arranged(judge.grad)))):
+            once = judge.run(name, tconv, algorithm="winograd", threads=threads)
+            judge.check(name, once, f"{threads} threads", mixes=True)
+            assert_same_bits(once, kept, p)
+
+
 def test_an_empty_batch():
     check(Problem((4, 5), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 0, 4, 6, biased=True), f"winograd_{BEST}")
 

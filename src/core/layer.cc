@@ -98,7 +98,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
         return cycles(plan) + (use.pack_always ? double(plan.weight_elements()) * kPackRows : 0.0);
       }
       default:
-        return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes, serves(asked, use)), use.pack_always);
+        return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes, serves(asked, use), use.pack_always), use.pack_always);
     }
   };
   const Method last = asked > Method::winograd ? asked : Method::winograd;
@@ -148,7 +148,7 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
   method = best(candidates).method, cycles = best(candidates).cycles;
   threads = int(std::min(double(threads), 1 + cycles / kCyclesPerThread));
   if (method >= Method::winograd)
-    plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes, serves(asked, use));
+    plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes, serves(asked, use), use.pack_always);
   else if (method == Method::rows)
     plan = std::make_unique<const DepthwiseRows>(spec, dir, threads, lanes, element_bytes);
   else if (method == Method::depthwise)
@@ -207,6 +207,8 @@ Weights<T> Layer::for_one_call(const View<const T>& weight) const {
   if (const T* found = ready(weight)) return found;
   const auto* channels = std::get_if<std::unique_ptr<const Gather>>(&plan);
   if (channels && (*channels)->reads_weights_once()) return as_it_lies(weight);
+  const auto* winograd = std::get_if<std::unique_ptr<const Winograd>>(&plan);
+  if (winograd && (*winograd)->by_blocks) return as_it_lies(weight);
   T* packed = scratch<T>(3, weight_elements());
   pack<T>(weight, packed);
   return packed;

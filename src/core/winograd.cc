@@ -2,6 +2,7 @@
 // Runs winograd.h: transform the inputs of a box, multiply point by point, transform the outputs.
 #include "parallel.h"
 #include "winograd_tiles.h"
+#include "winograd_weights.h"
 
 namespace tconv {
 namespace {
@@ -18,6 +19,13 @@ struct Buffers {
       : pitch(w.pitch()), product_pitch(w.product_pitch()), pixel_pitch(w.pixel_pitch()), room_size(w.room) {
     scratch<T>(0, w.parts(), {&inputs, &products, &sums, &pixels, &room, &patch, &bias});
   }
+};
+
+// Transformed inputs of some tiles: [point][tile][input phase, channel], a point `plane` elements after the other.
+template <class T>
+struct Points {
+  T* at;
+  i64 plane;
 };
 
 // The rows that meet one point's weights: tiles, times the copied points of axes with one tap.
@@ -37,11 +45,12 @@ struct Task {
   Buffers<T> at;
   i64 tiles;
 
-  Task(const Winograd& plan, const Kernels<T>& kernels, i64 index) : w(plan), k(kernels), box(plan, index), at(plan), tiles(box.tiles()) {}
+  Task(const Winograd& plan, const Kernels<T>& kernels, const TileBox& of) : w(plan), k(kernels), box(of), at(plan), tiles(box.tiles()) {}
 
-  void transform_inputs(const Winograd::Family& f, const Pixels<const T>& in) const;
-  std::vector<PointRows<T>> rows(const Winograd::Family& f) const;
-  void multiply(const std::vector<PointRows<T>>& rows, i64 depth, const T* weights, i64 width, const T* bias) const;
+  Pixels<const T> pixels(const View<const T>& in) const;
+  void transform_inputs(const Winograd::Family& f, const Pixels<const T>& in, const Points<T>& to) const;
+  std::vector<PointRows<T>> rows(const Winograd::Family& f, const Points<T>& from) const;
+  void multiply(const std::vector<PointRows<T>>& rows, i64 begin, i64 end, const T* weights, i64 step, i64 width, const T* bias) const;
   void transform_outputs(const Winograd::Family& f, i64 out, i64 width, const Pixels<T>& to, bool add) const;
   bool any_output(const Winograd::Family& f, i64 out) const;
   bool adds(const Winograd::Family& f, i64 out) const;
@@ -52,25 +61,33 @@ struct Task {
   void place(const TileRow& r, i64 tile, const Grid<T>& from, i64 width, const Pixels<T>& to, bool add) const;
 };
 
+// The inputs of the box with adjacent channels.
 template <class T>
-void Task<T>::transform_inputs(const Winograd::Family& f, const Pixels<const T>& in) const {
+Pixels<const T> Task<T>::pixels(const View<const T>& in) const {
+  View<const T> from = in;
+  from.data += box.image * in.stride[0];
+  return pixels_of(k, from, box.in_begin, box.in_size, w.channels, box.images, at.pixels, at.pixel_pitch);
+}
+
+template <class T>
+void Task<T>::transform_inputs(const Winograd::Family& f, const Pixels<const T>& in, const Points<T>& to) const {
   const Chain<T> chain(f, w, k, &Transform<T>::input, false,
                        [](const Winograd::Class& c, const Winograd::Along&, i64& before, i64& after) { before = after = c.points; });
-  const i64 rows[3] = {box.images, box.size[0], box.size[1]}, plane = tiles * at.pitch;
-  T* v = at.inputs;
+  const i64 rows[3] = {box.images, box.size[0], box.size[1]};
+  T* v = to.at;
   each(rows, [&](const i64* row) {
     Pixels<const T> x = in;
     x.data += row[0] * in.image;
     for (i64 phase = 0; phase < f.ins; ++phase) {
       const TileRow r(w, box, Side::in, f, Phases(f, &Winograd::Class::in, phase), row + 1, chain.before);
-      row_to_points(chain, k, r, x, box.size[2], w.channels, v + phase * w.channels, at.pitch, plane, {at.room, at.patch, at.room_size});
+      row_to_points(chain, k, r, x, box.size[2], w.channels, v + phase * w.channels, at.pitch, to.plane, {at.room, at.patch, at.room_size});
     }
     v += box.size[2] * at.pitch;
   });
 }
 
 template <class T>
-std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f) const {
+std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f, const Points<T>& from) const {
   std::vector<PointRows<T>> found(static_cast<std::size_t>(f.weights));
   i64 points[3];
   for (int i = 0; i < 3; ++i) points[i] = f.along[i]->points;
@@ -86,7 +103,7 @@ std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f) const {
     PointRows<T>& rows = found[std::size_t(weights)];
     rows.ones = ones;
     for (i64 t = 0; t < tiles; ++t) {
-      rows.from.push_back(at.inputs + (point * tiles + t) * at.pitch);
+      rows.from.push_back(from.at + point * from.plane + t * at.pitch);
       rows.to.push_back(at.products + t * at.product_pitch + point * w.block);
     }
     ++point;
@@ -96,20 +113,24 @@ std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f) const {
   return found;
 }
 
-// Sums in parts of the channels.
+// Adds terms begin .. end - 1 in parts; their weights begin at `weights` for the first point, `step` elements from point to point. Parts
+// are those of a phase where phases come one by one.
 template <class T>
-void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 depth, const T* weights, i64 width, const T* bias) const {
-  const i64 part = even(depth, w.terms), none = 0;
+void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 begin, i64 end, const T* weights, i64 step, i64 width,
+                       const T* bias) const {
+  const i64 run = w.parts_in_phases() ? w.channels : end - begin, part = even(run, w.terms), first_weight = -begin;
   alignas(64) T constant[kGatherVecs * 16];
   for (const PointRows<T>& p : points) {
     const bool constants = bias && p.ones != 0;
     for (i64 m = 0; constants && m < width; ++m) constant[m] = p.ones * bias[m];
     const i64 count = i64(p.from.size());
-    for (i64 c = 0; c < depth; c += part)
-      for (i64 r = 0; r < count; r += p.height)
-        k.gathered[width / w.lanes][std::min(p.height, count - r)](c, std::min(depth, c + part), 1, p.from.data() + r, &none, weights,
-                                                                   p.to.data() + r, constants ? constant : nullptr, c > 0);
-    weights += depth * width;
+    for (i64 phase = begin; phase < end; phase += run)
+      for (i64 c = phase; c < phase + run; c += part)
+        for (i64 r = 0; r < count; r += p.height)
+          k.gathered[width / w.lanes][std::min(p.height, count - r)](c, std::min(phase + run, c + part), 1, p.from.data() + r,
+                                                                     &first_weight, weights, p.to.data() + r,
+                                                                     constants ? constant : nullptr, c > 0);
+    weights += step;
   }
 }
 
@@ -195,14 +216,16 @@ template <class T>
 void compute(const Task<T>& t, const Pixels<const T>& in, bool inputs_stay, std::vector<PointRows<T>>& rows, const T* weights, i64 first,
              i64 blocks, const T* bias, const Pixels<T>& sums) {
   const Winograd& w = t.w;
+  const Points<T> points{t.at.inputs, t.tiles * t.at.pitch};
   for (const Winograd::Family& f : w.families) {
-    if (!inputs_stay) t.transform_inputs(f, in), rows = t.rows(f);
+    if (!inputs_stay) t.transform_inputs(f, in, points), rows = t.rows(f, points);
     for (i64 b = 0; b < blocks; ++b)
       for (i64 out = 0; out < f.outs; ++out) {
         if (!t.any_output(f, out)) continue;
         const bool add = t.adds(f, out);
-        const i64 width = w.width(first + b);
-        t.multiply(rows, f.ins * w.channels, weights_of(w, weights, f, first + b, out), width, bias && !add ? bias + b * w.block : nullptr);
+        const i64 width = w.width(first + b), depth = f.ins * w.channels;
+        t.multiply(rows, 0, depth, weights_of(w, weights, f, first + b, out), depth * width, width,
+                   bias && !add ? bias + b * w.block : nullptr);
         Pixels<T> y = sums;
         y.data += b * w.block;
         t.transform_outputs(f, out, width, y, add);
@@ -210,38 +233,123 @@ void compute(const Task<T>& t, const Pixels<const T>& in, bool inputs_stay, std:
   }
 }
 
+// The same for one block, of all tiles, whose weights are transformed as they are read, a phase of inputs at a time: into a near cache.
+template <class T>
+struct BlockWeights {
+  const WeightTransform<T>& transform;
+  T *taps, *points, *between;
+
+  explicit BlockWeights(const WeightTransform<T>& transform_) : transform(transform_) {
+    const Winograd& w = transform.w;
+    i64 most = 0;
+    for (const Winograd::Family& f : w.families) most = std::max(most, f.weights);
+    scratch<T>(3, std::array<i64, 3>{w.channels * transform.taps() * w.block, most * w.channels * w.block, 2 * transform.room()},
+               {&taps, &points, &between});
+  }
+
+  void compute(const Task<T>& t, const View<const T>& weight, const std::vector<Points<T>>& inputs, i64 b, const T* bias,
+               const Pixels<T>& sums) const {
+    const Winograd& w = t.w;
+    const i64 width = w.width(b), step = w.channels * width;
+    for (i64 c = 0; c < w.channels; c += kPackedChannels)
+      transform.spread(weight, b, c, std::min(kPackedChannels, w.channels - c), taps + c * transform.taps() * width);
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const Winograd::Family& f = w.families[i];
+      const std::vector<PointRows<T>> rows = t.rows(f, inputs[i]);
+      for (i64 out = 0; out < f.outs; ++out) {
+        if (!t.any_output(f, out)) continue;
+        const bool add = t.adds(f, out);
+        for (i64 in = 0; in < f.ins; ++in) {
+          transform(f, b, out, in, taps, w.channels, points, step, between);
+          t.multiply(rows, in * w.channels, (in + 1) * w.channels, points, step, width, bias && !add ? bias : nullptr);
+        }
+        t.transform_outputs(f, out, width, sums, add);
+      }
+    }
+  }
+};
+
+// Sums of some lanes to the outputs, from block b of a group on.
+template <class T, class S>
+struct Target {
+  const Task<T>& t;
+  const Epilogue<T>& epilogue;
+  View<S> to;
+  i64 lanes, outputs;
+  bool direct;  // whole blocks of a channels-last output are summed where they belong
+  const T* bias = nullptr;
+  Pixels<T> sums;
+
+  Target(const Task<T>& task, const Epilogue<T>& after, const View<S>& out, i64 group, i64 b, i64 blocks)
+      : t(task), epilogue(after), to(out), lanes(t.w.width(b, blocks)), outputs(std::min(lanes, t.w.outputs - b * t.w.block)) {
+    const i64 channel = group * t.w.outputs + b * t.w.block;
+    to.data += t.box.image * out.stride[0] + channel * out.stride[1];
+    direct = std::is_same_v<T, S> && out.stride[1] == 1 && outputs == lanes;
+    sums = direct ? as_pixels<T>(to) : packed_pixels<T>(t.at.sums, t.box.out_size, lanes, t.box.out_begin);
+    if (!epilogue.bias) return;
+    for (i64 m = 0; m < lanes; ++m) t.at.bias[m] = m < outputs ? epilogue.bias[channel + m] : T(0);
+    bias = t.at.bias;
+  }
+
+  void finish(bool stream) {
+    const TileBox& box = t.box;
+    activate_pixels(t.k, sums, box.out_begin, box.out_size, lanes, box.images, epilogue);
+    if (direct) return;
+    for (int i = 0; i < 3; ++i) to.data += box.out_begin[i] * to.stride[2 + i];
+    scatter_pixels(t.k, t.at.sums, box.out_size, lanes, box.images, outputs, to, stream);
+  }
+};
+
+// A call: the inputs of a group, of all tiles, are transformed by all threads, and then each block of outputs by one.
+template <class T, class S>
+void run_by_blocks(const Winograd& w, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue,
+                   View<S> out, bool stream) {
+  const WeightTransform<T> transform(w, k);
+  const TileBox all(w);
+  const i64 pitch = w.pitch(), plane = all.tiles() * pitch;
+  std::vector<Points<T>> inputs;
+  T* at = scratch<T>(1, w.shared());
+  for (const Winograd::Family& f : w.families) inputs.push_back({at, plane}), at += f.points * plane;
+  for (i64 group = 0; group < w.groups; ++group) {
+    View<const T> from = in;
+    from.data += group * w.channels * in.stride[1];
+    parallel_for(w.boxes(), w.threads, [&](i64 task) {
+      const Task<T> t(w, k, TileBox(w, task));
+      const Pixels<const T> pixels = t.pixels(from);
+      for (std::size_t i = 0; i < inputs.size(); ++i)
+        t.transform_inputs(w.families[i], pixels, {inputs[i].at + t.box.before(w) * pitch, plane});
+    });
+    parallel_for(w.blocks, w.threads, [&](i64 b) {
+      const Task<T> t(w, k, all);
+      Target<T, S> target(t, epilogue, out, group, b, 1);
+      BlockWeights<T>(transform).compute(t, weights.of_group(group), inputs, b, target.bias, target.sums);
+      target.finish(stream);
+      fence(stream);
+    });
+  }
+}
+
 }  // namespace
 
 template <class T, class S>
 void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
-  const T* bias = epilogue.bias;
   const i64 size = w.batch * w.groups * w.outputs * w.axis[0].out_size * w.axis[1].out_size * w.axis[2].out_size;
   const bool stream = size * i64(sizeof(T)) >= kStreamBytes;
+  if (!weights.packed) return run_by_blocks(w, k, in, weights, epilogue, out, stream);
   parallel_for(w.boxes() * w.groups * w.runs, w.threads, [&](i64 task) {
     const i64 turn = task % w.runs, group = task / w.runs % w.groups;
-    const Task<T> t(w, k, task / (w.runs * w.groups));
-    const TileBox& box = t.box;
+    const Task<T> t(w, k, TileBox(w, task / (w.runs * w.groups)));
     View<const T> from = in;
-    from.data += box.image * in.stride[0] + group * w.channels * in.stride[1];
-    const Pixels<const T> pixels = pixels_of(k, from, box.in_begin, box.in_size, w.channels, box.images, t.at.pixels, t.at.pixel_pitch);
+    from.data += group * w.channels * in.stride[1];
+    const Pixels<const T> pixels = t.pixels(from);
     const T* of_group = weights.packed + group * w.blocks * w.block * w.channels * w.weights;
     const i64 first = turn * w.blocks_per_run, last = std::min(w.blocks, first + w.blocks_per_run);
     std::vector<PointRows<T>> rows;
     for (i64 b = first; b < last; b += w.blocks_at_once) {
-      const i64 blocks = std::min(w.blocks_at_once, last - b), lanes = w.width(b, blocks),
-                outputs = std::min(lanes, w.outputs - b * w.block);
-      const i64 channel = group * w.outputs + b * w.block;
-      View<S> to = out;
-      to.data += box.image * out.stride[0] + channel * out.stride[1];
-      // Whole blocks of a channels-last output are summed where they belong.
-      const bool direct = std::is_same_v<T, S> && out.stride[1] == 1 && outputs == lanes;
-      const Pixels<T> sums = direct ? as_pixels<T>(to) : packed_pixels<T>(t.at.sums, box.out_size, lanes, box.out_begin);
-      for (i64 m = 0; bias && m < lanes; ++m) t.at.bias[m] = m < outputs ? bias[channel + m] : T(0);
-      compute(t, pixels, w.families.size() == 1 && b > first, rows, of_group, b, blocks, bias ? t.at.bias : nullptr, sums);
-      activate_pixels(k, sums, box.out_begin, box.out_size, lanes, box.images, epilogue);
-      if (direct) continue;
-      for (int i = 0; i < 3; ++i) to.data += box.out_begin[i] * out.stride[2 + i];
-      scatter_pixels(k, t.at.sums, box.out_size, lanes, box.images, outputs, to, stream);
+      const i64 blocks = std::min(w.blocks_at_once, last - b);
+      Target<T, S> target(t, epilogue, out, group, b, blocks);
+      compute(t, pixels, w.families.size() == 1 && b > first, rows, of_group, b, blocks, target.bias, target.sums);
+      target.finish(stream);
     }
     fence(stream);
   });

@@ -25,6 +25,10 @@
 //
 // U is read once a box, V and M stay in a second-level cache. Copied points of a phase with one tap share their weights.
 //
+// A call that transforms its weights, where these would be many and inputs few, does it by blocks: V of all tiles is made first and shared
+// by all threads; then a task is a block of outputs, transforms its weights as it reads them, one phase of inputs at a time, and multiplies
+// all tiles by them. U stays in a second-level cache then, and never is in memory. Both ways add up in the same order.
+//
 // A filter of more than 4 taps is a sum of pieces of 3 and a rest: k5 s1 is 3 + 2, the 7 and 6 taps of k25 s4 are 1 + 3 + 3 and 3 + 3.
 // Pieces of 3 read other inputs, as input phases do, and like those add up before the one transform of outputs; the rest is a family of its
 // own.
@@ -44,8 +48,10 @@ constexpr i64 kRoomBytes = 16 << 10;  // what lies between the transforms along 
 enum class Serves { operators, calls, gradients };
 
 struct Winograd : Blocks {
-  // `tile` is m, or 0 for what is estimated fastest on each axis. Look at `refusal` first: nothing else is set where it says something.
-  Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads, i64 element_bytes, Serves serves);
+  // `tile` is m, or 0 for what is estimated fastest on each axis; weights are transformed once or in `every_call`. Look at `refusal` first:
+  // nothing else is set where it says something.
+  Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads, i64 element_bytes, Serves serves,
+           bool every_call = false);
 
   static std::string refusal(const Spec& spec);
 
@@ -92,9 +98,12 @@ struct Winograd : Blocks {
   i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
   int threads;
   double multiply;  // cycles of two vectors of multiply-adds
+  bool by_blocks;   // where weights are transformed in every call
 
-  // Boxes of so many tiles at most, and the runs of blocks that share them out; boxes alone, of the first axis that is cut so many more.
-  void share_out(i64 most);
+  // By blocks, or in boxes of so many tiles at most, and in the runs of blocks that share them out; boxes alone, of the first axis that is
+  // cut so many more.
+  void share_out(i64 element_bytes, bool every_call);
+  void share_boxes(i64 most);
   void grow_box(i64 most, i64 more = 0);
   i64 boxes() const { return ceil_div(batch, images) * around(); }
   i64 around() const { return axis[0].turns * axis[1].turns * axis[2].turns; }
@@ -108,12 +117,17 @@ struct Winograd : Blocks {
   i64 product_pitch() const { return (points + 1) * block; }
   i64 pixel_pitch() const { return tconv::pixel_pitch(channels); }
   i64 room = 0;
+  i64 all_tiles() const { return batch * axis[0].tiles * axis[1].tiles * axis[2].tiles; }
+  i64 all_outputs() const { return batch * axis[0].out_size * axis[1].out_size * axis[2].out_size; }  // of a channel
+  i64 shared() const;  // elements of V of all tiles and families
+  // Whether parts of sums end where a phase of inputs does, so that it does not matter whether phases are multiplied one at a time.
+  bool parts_in_phases() const { return channels >= 64; }
   // What a thread keeps: V, M, sums, inputs, room, one tile's inputs over a border, biases.
   static constexpr int kParts = 7;
   std::array<i64, kParts> parts() const {
     return {points * tiles * pitch(),
-            tiles * product_pitch(),
-            images * out_positions * blocks_at_once * block,
+            (by_blocks ? all_tiles() : tiles) * product_pitch(),
+            std::max(images * out_positions * blocks_at_once, by_blocks ? all_outputs() : 0) * block,
             images * in_positions * pixel_pitch(),
             2 * room,
             room,
@@ -128,6 +142,7 @@ struct Winograd : Blocks {
  private:
   void choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, Serves serves);
   void make_families();
+  bool worth_blocks(i64 element_bytes) const;
   i64 smaller() const;
   double end(i64 wide) const;                // with runs of so many blocks
   i64 room_of_box(i64 element_bytes) const;  // tiles

@@ -14,6 +14,13 @@ constexpr i64 kFewWeightBytes = 1 << 20, kManyWeightBytes = 24 << 20;
 constexpr i64 kFewInputBytes = 384 << 10, kInputBytes = 768 << 10, kManyInputBytes = 1280 << 10;
 constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12, kMostInputBytes = 6400 << 10;
 
+// By blocks: from so many bytes of transformed weights on, with no more than so many of inputs and of the products of a block.
+constexpr i64 kOnceBytes = 512 << 10, kSharedBytes = 16 << 20, kAllProductBytes = 2 << 20;
+// Then cycles take so much of the estimate of tiles, and a transformed weight so many (more where tiles have three axes), and one that is
+// read, which comes from memory where there are so many bytes of them. (Fitted to 20 layers of 128 to 1024 channels.)
+constexpr double kOnceTiles = 0.96, kOnceCycles = 0.41, kDeepOnceCycles = 1, kReadCycles = 0.5, kReadFarCycles = 1.2,
+                 kFarWeightBytes = 32 << 20;
+
 // Axes whose tiles take so many points round worse: of two axes both may, of three, or where sums are short, one. Each has to save so much
 // of the time, and more where every point has sums.
 constexpr i64 kManyPoints = 5;
@@ -128,7 +135,8 @@ std::string Winograd::refusal(const Spec& spec) {
   return several ? "" : "no stride phase has more than 1 tap along an axis";
 }
 
-Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads_, i64 element_bytes, Serves serves)
+Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int tile, int threads_, i64 element_bytes, Serves serves,
+                   bool every_call)
     : Blocks((direction == Direction::forward ? spec.out_channels : spec.in_channels) / spec.groups,
              element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes),
       batch(spec.batch),
@@ -138,7 +146,7 @@ Winograd::Winograd(const Spec& spec, Direction direction, const Isa& isa, int ti
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   choose_tiles(spec, forward, tile, element_bytes, serves);  // on every processor the same: they round differently
   threads = threads_, multiply = isa.multiply;
-  share_out(room_of_box(element_bytes));
+  share_out(element_bytes, every_call);
   room = std::max(points * std::max(channels, block), kRoomBytes / element_bytes);
   // One family: its inputs stay, and the sums of some blocks go out before the next ones begin. Several: one after the other.
   blocks_at_once = families.size() > 1 ? blocks_per_run
@@ -160,7 +168,7 @@ void Winograd::choose_tiles(const Spec& spec, bool forward, int wanted, i64 elem
     terms = kTerms >> (many + deep());
     make_families();
     if (many && serves != Serves::gradients) terms = std::min(terms, std::max(kFewestTerms, ceil_div(depth, 2)));
-    share_out(room_of_box(element_bytes));
+    share_out(element_bytes, serves == Serves::calls);
     if (!wanted && many > std::max<i64>(no_less, deep() || depth <= kFewSums ? 1 : 2)) return never;
     return (1 + worth * double(many)) * cycles(*this, serves == Serves::calls);
   };
@@ -206,10 +214,33 @@ i64 Winograd::room_of_box(i64 element_bytes) const {
   return std::max(fewest, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
 }
 
+i64 Winograd::shared() const {
+  i64 all = 0;
+  for (const Family& f : families) all += f.points;
+  return all * all_tiles() * pitch();
+}
+
+// Where transformed weights would be many, and inputs are fewer; and where blocks feed all threads.
+bool Winograd::worth_blocks(i64 element_bytes) const {
+  const double most = double(batch) * double(axis[0].tiles) * double(axis[1].tiles) * double(axis[2].tiles);  // may be any number
+  if (most == 0 || most * double(product_pitch() * element_bytes) > kAllProductBytes) return false;
+  const bool one_phase = std::all_of(families.begin(), families.end(), [](const Family& f) { return f.ins == 1; });
+  const i64 weight_bytes = weights * channels * width(0, blocks) * element_bytes, input_bytes = shared() * element_bytes;
+  return (one_phase || parts_in_phases()) && weight_bytes >= kOnceBytes && input_bytes <= std::min(kSharedBytes, weight_bytes / 2) &&
+         4 * round_up(blocks, threads) <= 5 * blocks;
+}
+
+void Winograd::share_out(i64 element_bytes, bool every_call) {
+  by_blocks = every_call && worth_blocks(element_bytes);
+  if (!by_blocks) return share_boxes(room_of_box(element_bytes));
+  grow_box(ceil_div(all_tiles(), 2 * threads));
+  runs = 1, blocks_per_run = blocks;
+}
+
 // Boxes as large as there is room for, each for all blocks; where they would not feed all threads, smaller ones and runs of blocks; where
 // there are few for a thread, some more if threads end closer together: whatever ends first. Every task reads the weights of its blocks,
 // and transforms the inputs.
-void Winograd::share_out(i64 most) {
+void Winograd::share_boxes(i64 most) {
   double lowest = 1e300;
   i64 best = most, best_more = 0;
   const auto consider = [&](i64 size, i64 more) {
@@ -305,8 +336,15 @@ double cycles(const Winograd& w, bool with_weights) {
   for (const Winograd::Along& a : w.axis) moved_in *= double(a.in_size), moved_out *= double(a.out_size);
   const double weights = double(w.weights * w.channels * w.width(0, w.blocks)),
                moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
+  const double element_bytes = w.lanes >= 8 ? 4 : 8;
+  if (w.by_blocks) {
+    const double read = double(w.channels * w.outputs * w.axis[0].kernel * w.axis[1].kernel * w.axis[2].kernel);
+    const double far = std::min(1.0, read * element_bytes / kFarWeightBytes);
+    return double(w.groups) * (kOnceTiles * (w.tile_cycles() + moved) + (w.deep() ? kDeepOnceCycles : kOnceCycles) * weights +
+                               (kReadCycles + (kReadFarCycles - kReadCycles) * far) * read);
+  }
   // Weights too many for a share of the third-level cache hold everything up.
-  const double bytes = weights * (w.lanes >= 8 ? 4 : 8), large = std::clamp(1.5 * bytes / double(kManyWeightBytes) - 0.5, 0.0, 1.0);
+  const double bytes = weights * element_bytes, large = std::clamp(1.5 * bytes / double(kManyWeightBytes) - 0.5, 0.0, 1.0);
   const double read = bytes > double(kManyWeightBytes) ? 0.55 : 0.15 + 0.3 * large;
   const double all = w.tile_cycles() + moved + read * double(w.boxes()) * weights + (with_weights ? (1 + 1.5 * large) * weights : 0.0);
   return kAgainstDirect * double(w.groups) * all;

@@ -20,6 +20,25 @@ struct TileBox {
       const i64 turn = index % a.turns;
       index /= a.turns;
       at[i] = a.begin(turn), size[i] = a.begin(turn + 1) - at[i];
+    }
+    image = index * w.images;
+    images = std::min(w.images, w.batch - image);
+    look_around(w);
+  }
+  // All tiles.
+  explicit TileBox(const Winograd& w) : image(0), images(w.batch), at{}, size{w.axis[0].tiles, w.axis[1].tiles, w.axis[2].tiles} {
+    look_around(w);
+  }
+  // Position q of a tile's first output along an axis.
+  i64 position(const Winograd::Along& a, int i, i64 tile) const { return a.first + (at[i] + tile) * a.tile; }
+  i64 tiles() const { return images * volume(size); }
+  // Tiles before it: a box is a run of them, in the order of images, depth, rows and columns.
+  i64 before(const Winograd& w) const { return ((image * w.axis[0].tiles + at[0]) * w.axis[1].tiles + at[1]) * w.axis[2].tiles + at[2]; }
+
+ private:
+  void look_around(const Winograd& w) {
+    for (int i = 0; i < 3; ++i) {
+      const Winograd::Along& a = w.axis[i];
       const i64 first = position(a, i, 0), end = first + size[i] * a.tile;
       const auto clip = [](i64 begin, i64 stop, i64 most, i64& from, i64& count) {
         from = std::clamp<i64>(begin, 0, most), count = std::clamp<i64>(stop, from, most) - from;
@@ -28,12 +47,7 @@ struct TileBox {
            in_size[i]);
       clip(a.out_stride * first - a.out_lo, a.out_stride * end - a.out_lo, a.out_size, out_begin[i], out_size[i]);
     }
-    image = index * w.images;
-    images = std::min(w.images, w.batch - image);
   }
-  // Position q of a tile's first output along an axis.
-  i64 position(const Winograd::Along& a, int i, i64 tile) const { return a.first + (at[i] + tile) * a.tile; }
-  i64 tiles() const { return images * volume(size); }
 };
 
 // Along the row, a tile's first element, and which of its elements begin .. end - 1 exist.
