@@ -82,7 +82,7 @@ struct Definition {
   }
 };
 
-int failures = 0, transformed = 0, paired = 0, tiled = 0;
+int failures = 0, transformed = 0, by_blocks = 0, paired = 0, tiled = 0;
 
 template <class T>
 void compare(const std::vector<T>& got, const std::vector<double>& sum, const std::vector<double>& size, const char* what, const char* isa,
@@ -206,6 +206,34 @@ void check(const Spec& spec, const Isa& isa, int line) {
       }
     }
   }
+}
+
+// Calls that transform their weights as they read them have the bits of those that packed them before: many channels, few positions.
+template <class T>
+void check_calls(const Isa& isa) {
+  Spec spec;
+  spec.batch = 2, spec.in_channels = 65, spec.out_channels = 9 * 2 * isa.kernels<T>().lanes + 1;
+  spec.axis[1] = {2, 3, 2, 1, 1, 0}, spec.axis[2] = {3, 4, 2, 1, 1, 1};
+  const Definition d(spec);
+  const std::vector<T> x = noise<T>(spec.batch * spec.in_channels * volume(d.in)),
+                       dy = noise<T>(spec.batch * spec.out_channels * volume(d.out)),
+                       w = noise<T>(spec.in_channels * spec.out_channels * volume(d.taps)), bias = noise<T>(spec.out_channels);
+  const View<const T> wv = dense<const T>(w.data(), spec.out_channels, d.taps);
+  for (Direction direction : {Direction::forward, Direction::grad_input})
+    for (int threads : {1, 2, 16}) {
+      const bool forward = direction == Direction::forward;
+      const i64 ins = forward ? spec.in_channels : spec.out_channels, outs = forward ? spec.out_channels : spec.in_channels;
+      const View<const T> from = dense<const T>(forward ? x.data() : dy.data(), ins, forward ? d.in : d.out);
+      const Epilogue<T> after{forward ? bias.data() : nullptr};
+      std::vector<T> first(forward ? dy.size() : x.size()), to = first;
+      const Layer layer(spec, direction, isa, Method::winograd, threads, sizeof(T), {true});
+      by_blocks += !layer.for_one_call(wv).packed;
+      layer.run<T>(from, layer.for_one_call(wv), after, dense<T>(to.data(), outs, forward ? d.out : d.in));
+      std::vector<T> packed(std::size_t(layer.weight_elements()));
+      layer.pack<T>(wv, packed.data());
+      layer.run<T>(from, packed.data(), after, dense<T>(first.data(), outs, forward ? d.out : d.in));
+      same_bits(first, to, isa.name, threads, -1);
+    }
 }
 
 std::vector<std::uint16_t> rounded(const Isa& isa, const std::vector<float>& from) {
@@ -344,7 +372,11 @@ int main(int count, char** values) {
   int isas_here;
   const Isa* list = isas(&isas_here);
   for (int i = 0; i < isas_here; ++i)
-    if (list[i].supported()) check_range<float>(list[i]), check_range<double>(list[i]);
+    if (list[i].supported()) {
+      check_range<float>(list[i]), check_range<double>(list[i]);
+      check_calls<float>(list[i]), check_calls<double>(list[i]);
+    }
+  if (by_blocks == 0) std::printf("FAILED: no call transformed its weights as it read them\n"), ++failures;
   for (int line = 0; line < problems; ++line) {  // the same on every machine, whatever instructions it has
     random_engine.seed(std::uint32_t(line));
     const Spec spec = small_spec();
