@@ -26,9 +26,10 @@ constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycl
                  kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 8, kWovenCycles = 2, kPhasesCycles = 7, kTornCycles = 9,
                  kTornRowCycles = 80, kBoxCycles = 400;
 constexpr double kReadCycles = 0.2;
-constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
-constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
-constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
+constexpr i64 kLightTerms = 64, kLightRows = 64;  // of sums that are short beside their writing: rows of a unit
+constexpr i64 kFoldTerms = 64;                    // of a sum, at least, where rows of outputs are folded
+constexpr i64 kUnitRows = 32, kBlock = 24, kPixelBlock = 32,
+              kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
 
 // The taps of one output phase of an axis.
 std::vector<Tap> taps_of(const StencilAxis& a, i64 phase) {
@@ -258,8 +259,9 @@ void make_units(Plan& plan) {
 }
 
 // Channels computed together: all phases of a row of them are about as many rows as a unit may have. Of few channels, so many that the last
-// block is about as large as the others, as threads share them out.
-i64 choose_block(i64 outputs, i64 run) {
+// block is about as large as the others, as threads share them out. Those of a pixel are written together.
+i64 choose_block(i64 outputs, i64 run, bool pixels) {
+  if (pixels) return even(outputs, kPixelBlock);
   const i64 most = std::clamp<i64>(kUnitRows / run, 1, kBlock);
   if (outputs <= most) return outputs;
   if (most >= kEven) return std::min(most, round_up(even(outputs, most), kEven));
@@ -423,7 +425,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
     for (i64 phase = 0; phase < w.in_stride; ++phase) w.in_phases.push_back(phase);
   }
   for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
-  block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost));
+  block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost), !rows_lie);
   blocks = ceil_div(outputs, block);
   const double bytes = output_bytes(axis, batch * groups * outputs, element_bytes);
   large = bytes >= double(kStreamBytes), far = bytes >= double(kFarBytes);
