@@ -28,6 +28,8 @@ inline bool adjacent(const std::vector<i64>& element) {
 }
 
 constexpr i64 kAheadChannels = 3;  // whose weights are fetched meanwhile
+// Fewer taps than fill a square, the outputs of the widest block, and the elements of a room that stays near.
+constexpr i64 kFewTaps = 16, kBlockOutputs = 32, kSpread = 64;
 
 // to[c * channel + t * tap + m] = weight[c, m, t] for so many channels c, outputs m and all taps t, along whichever axis is adjacent.
 template <class T>
@@ -36,14 +38,27 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
   const std::vector<i64> element = elements(weight, kernel);
   const i64 taps = i64(element.size()), *stride = weight.stride;
   if (adjacent(element)) {
-    // Where channels are adjacent too, as those of a gradient by the input, all are one.
+    // Where channels are adjacent too, as those of a gradient by the input, all are one; of few taps by way of a few channels in order.
     if (stride[0] == taps && channel == taps * tap) return k.transpose(weight.data, stride[1], to, tap, outputs, channels * taps, nullptr);
+    if (stride[0] == taps && taps > 1 && taps < kFewTaps && outputs <= kBlockOutputs) {
+      alignas(kLine) T room[kSpread * kBlockOutputs];
+      for (i64 c = 0, some; c < channels; c += some) {
+        some = std::min(kSpread / taps, channels - c);
+        k.transpose(weight.data + c * taps, stride[1], room, outputs, outputs, some * taps, nullptr);
+        for (i64 t = 0; t < taps; ++t)
+          k.copy(room + t * outputs, taps * outputs, to + c * channel + t * tap, channel, some, 0, outputs, outputs);
+      }
+      return;
+    }
     // Those of a channel lie side by side, and the next channel's on another page, where the hardware does not look ahead.
     for (i64 c = 0; c < channels; ++c) {
       const T* from = weight.data + c * stride[0];
       if (stride[1] == taps)
         for (i64 i = 0; i < outputs * taps; i += kLine / i64(sizeof(T))) __builtin_prefetch(from + kAheadChannels * stride[0] + i);
-      k.transpose(from, stride[1], to + c * channel, tap, outputs, taps, nullptr);
+      if (stride[1] == taps && taps > 1 && weaves(taps))
+        k.unweave(from, taps, outputs, to + c * channel, tap);
+      else
+        k.transpose(from, stride[1], to + c * channel, tap, outputs, taps, nullptr);
     }
     return;
   }
