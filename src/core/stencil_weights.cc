@@ -62,10 +62,12 @@ void pack_tile_of_channels(const Kernels<T>& k, const Lie& lie, const T* from, i
 std::vector<Lie> lies(const Plan& p, const RowGroup& g, i64 b, i64 step, const std::vector<i64>& element) {
   const i64 outputs = p.block_outputs(b), taps = i64(g.offsets.size()), rows = i64(g.slots.size()) * outputs, height = p.rows(g, b).height;
   std::vector<Lie> found;
+  found.reserve(std::size_t(ceil_div(rows, height)));
   for (i64 r = 0, tall; r < rows; r += tall) {
     tall = std::min(height, rows - r);
     const bool one = p.woven ? g.slots.size() == 1 : r / outputs == (r + tall - 1) / outputs;
     std::vector<i64> at;
+    at.reserve(std::size_t(taps * (one ? 1 : tall)));
     for (i64 t = 0; t < taps; ++t)
       for (i64 i = r; i < (one ? r + 1 : r + tall); ++i) {
         const auto [slot, m] = g.row(i, outputs, p.woven);
