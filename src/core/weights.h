@@ -28,8 +28,9 @@ inline bool adjacent(const std::vector<i64>& element) {
 }
 
 constexpr i64 kAheadChannels = 3;  // whose weights are fetched meanwhile
-// Fewer taps than fill a square, the outputs of the widest block, and the elements of a room that stays near.
-constexpr i64 kFewTaps = 16, kBlockOutputs = 32, kSpread = 64;
+// Taps so few that squares of one channel's would be filled badly, the outputs of the widest block, and elements of an output that are
+// turned together.
+constexpr i64 kFewTaps = 48, kBlockOutputs = 32, kSpread = 128;
 
 // to[c * channel + t * tap + m] = weight[c, m, t] for so many channels c, outputs m and all taps t, along whichever axis is adjacent.
 template <class T>
