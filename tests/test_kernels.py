@@ -14,11 +14,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from definition import OPERATORS, Judge, Problem, random_problem
+from definition import OPERATORS, Judge, Problem, assert_same_bits, random_problem
 
 import tconv
 from tconv import _core, _problem
 from tconv._functional import core_problem
+from tconv._runtime import kernel_for
 
 ANYTHING = (
     "auto",
@@ -78,6 +79,28 @@ def test_left_alone_it_chooses_the_best_kernel(words):
 @pytest.mark.parametrize("method", ["auto", "direct", "positions", "channels", "depthwise", "rows", "winograd", "winograd2", "winograd4"])
 def test_a_method_alone_is_that_of_the_best_instruction_set(method):
     assert tconv.Operator(np.ones((1, 1, 2), "float32"), algorithm=method).kernel == f"{method}_{KERNELS[0].split('_')[1]}"
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("forward", [True, False])
+def test_weights_of_one_signature_are_packed_alike(forward, layout):
+    """Whoever keeps packed weights, for an operator or a PyTorch parameter, takes them for every size of the same signature."""
+    named = [Problem((4, 4), (5, 5), (1, 1), (1, 1), ((2, 2), (2, 2)), cin=7, cout=64)]  # read as it lies for few positions, and not for many
+    rng = np.random.default_rng(7)
+    for p in named + [random_problem(seed) for seed in range(70_000, 70_040)]:
+        more = rng.choice([1, 4, 9, 21], 2)
+        p = dataclasses.replace(p, cin=p.cin * int(more[0]), cout=p.cout * int(more[1])) if p.groups == 1 and p not in named else p
+        w, found = Judge(p).w, {}
+        for times, batch, pack_always in product((1, 3, 25), (1, 4), (True, False)):
+            size = tuple(times * n for n in p.size)
+            channels = (p.cin, *size) if layout == "channels_first" else (*size, p.cin)
+            core = core_problem(_problem.forward((batch, *channels), w.shape, **{**p.words, "layout": layout}))
+            stencil = _core.Stencil(core, forward, "float32", kernel_for("auto"), 1, pack_always)
+            packed = np.zeros(stencil.weight_elements, np.float32)
+            if packed.size:
+                stencil.pack(w, packed)
+            kept = found.setdefault(tuple(stencil.signature), packed)
+            assert_same_bits(packed, kept, p)
 
 
 @pytest.mark.parametrize("name", ["direct_mmx", "", "AUTO", "direct_", "direct_avx2 ", None, 3, b"auto"])

@@ -164,7 +164,7 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
 std::vector<i64> Layer::signature() const {
   std::vector<i64> found{i64(method), i64(isa.term)};
   if (const auto* positions = std::get_if<std::unique_ptr<const Plan>>(&plan)) {
-    found.push_back((*positions)->block);
+    found.insert(found.end(), {(*positions)->block, (*positions)->raw});
     for (const StencilAxis& a : (*positions)->axis) {
       found.insert(found.end(), {a.out_stride, a.out_begin, a.out_end});
       for (const Tap& t : a.taps) found.push_back(t.tap);

@@ -9,8 +9,6 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kChannels = 16;  // of a task
-
 // Where the weights [tap][row] of a tile go, for a channel, and where they come from: rows `step` apart, and each tap of the first one; or
 // where rows are of several slots, one row, whose taps all of them are.
 struct Lie {
@@ -52,10 +50,11 @@ void pack_tile(const Kernels<T>& k, const Lie& lie, const T* from, T* to) {
 template <class T>
 void pack_tile_of_channels(const Kernels<T>& k, const Lie& lie, const T* from, i64 channels, T* to) {
   const i64 size = lie.size(), rows = lie.rows;
-  T* room = scratch<T>(2, size * kChannels);
+  if (!size) return;
+  T* room = scratch<T>(2, size * kPackedChannels);
   for (std::size_t t = 0; t < lie.taps.size(); ++t)
-    k.copy(from + lie.taps[t], lie.step, room + i64(t) * rows * kChannels, kChannels, rows, 0, channels, channels);
-  k.transpose(room, kChannels, to, size, size, channels, nullptr);
+    k.copy(from + lie.taps[t], lie.step, room + i64(t) * rows * kPackedChannels, kPackedChannels, rows, 0, channels, channels);
+  k.transpose(room, kPackedChannels, to, size, size, channels, nullptr);
 }
 
 // The tiles of a group of rows, for a block of outputs. Rows of one slot differ in their outputs alone.
@@ -98,10 +97,10 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
   const std::vector<i64> element = elements(weight, {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel});
   // Channel by channel, as the weight usually lies in memory; the order of one channel's weights in the tiles is worked out once.
   constexpr i64 kFewest = 4;  // channels that are worth a transpose
-  const i64 chunks = ceil_div(p.channels, kChannels), runs = chunks < 2 * p.threads ? p.blocks : 1, blocks = p.blocks / runs;
+  const i64 chunks = ceil_div(p.channels, kPackedChannels), runs = chunks < 2 * p.threads ? p.blocks : 1, blocks = p.blocks / runs;
   parallel_for(p.groups * chunks * runs, p.threads, [&](i64 task) {
     const i64 run = task % runs, chunk = task / runs % chunks, group = task / runs / chunks;
-    const i64 begin = chunk * kChannels, end = std::min(p.channels, begin + kChannels);
+    const i64 begin = chunk * kPackedChannels, end = std::min(p.channels, begin + kPackedChannels);
     for (i64 b = run * blocks; b < (run + 1) * blocks; ++b) {
       const i64 first = b * p.block;
       const T* from = weight.data + group * group_stride + first * weight.stride[1];

@@ -30,7 +30,7 @@ inline bool adjacent(const std::vector<i64>& element) {
 constexpr i64 kAheadChannels = 3;  // whose weights are fetched meanwhile
 // Taps so few that squares of one channel's would be filled badly, the outputs of the widest block, and elements of an output that are
 // turned together.
-constexpr i64 kFewTaps = 48, kBlockOutputs = 32, kSpread = 128;
+constexpr i64 kFewTaps = 48, kBlockOutputs = kGatherVecs * 16, kSpread = 128;
 
 // to[c * channel + t * tap + m] = weight[c, m, t] for so many channels c, outputs m and all taps t, along whichever axis is adjacent.
 template <class T>

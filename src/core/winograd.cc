@@ -13,11 +13,11 @@ constexpr i64 kShortRow = 8;  // tiles
 template <class T>
 struct Buffers {
   i64 pitch, product_pitch, pixel_pitch, room_size;
-  T *inputs, *products, *sums, *pixels, *room, *patch, *bias;
+  T *inputs, *products, *sums, *pixels, *room, *patch, *bias, *taps, *weights;
 
   explicit Buffers(const Winograd& w)
       : pitch(w.pitch()), product_pitch(w.product_pitch()), pixel_pitch(w.pixel_pitch()), room_size(w.room) {
-    scratch<T>(0, w.parts(), {&inputs, &products, &sums, &pixels, &room, &patch, &bias});
+    scratch<T>(0, w.parts(), {&inputs, &products, &sums, &pixels, &room, &patch, &bias, &taps, &weights});
   }
 };
 
@@ -118,7 +118,8 @@ std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f, const Points<
 template <class T>
 void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 begin, i64 end, const T* weights, i64 step, i64 width,
                        const T* bias) const {
-  const i64 run = w.parts_in_phases() ? w.channels : end - begin, part = even(run, w.terms), first_weight = -begin;
+  const i64 run = w.parts_in_phases() ? std::min(w.channels, end - begin) : end - begin;
+  const i64 part = even(w.parts_in_phases() ? w.channels : run, w.terms), first_weight = -begin;
   alignas(64) T constant[kGatherVecs * 16];
   for (const PointRows<T>& p : points) {
     const bool constants = bias && p.ones != 0;
@@ -211,63 +212,50 @@ bool Task<T>::adds(const Winograd::Family& f, i64 out) const {
   return false;
 }
 
-// All families of some blocks of one group, from block `first` on: their sums, with the bias of these lanes or null.
+// The weights of a group: transformed before; or, by blocks, as they are read, some channels of a phase at a time, into a near cache.
 template <class T>
-void compute(const Task<T>& t, const Pixels<const T>& in, bool inputs_stay, std::vector<PointRows<T>>& rows, const T* weights, i64 first,
-             i64 blocks, const T* bias, const Pixels<T>& sums) {
-  const Winograd& w = t.w;
-  const Points<T> points{t.at.inputs, t.tiles * t.at.pitch};
-  for (const Winograd::Family& f : w.families) {
-    if (!inputs_stay) t.transform_inputs(f, in, points), rows = t.rows(f, points);
-    for (i64 b = 0; b < blocks; ++b)
-      for (i64 out = 0; out < f.outs; ++out) {
-        if (!t.any_output(f, out)) continue;
-        const bool add = t.adds(f, out);
-        const i64 width = w.width(first + b), depth = f.ins * w.channels;
-        t.multiply(rows, 0, depth, weights_of(w, weights, f, first + b, out), depth * width, width,
-                   bias && !add ? bias + b * w.block : nullptr);
-        Pixels<T> y = sums;
-        y.data += b * w.block;
-        t.transform_outputs(f, out, width, y, add);
-      }
-  }
-}
-
-// The same for one block, of all tiles, whose weights are transformed as they are read, a phase of inputs at a time: into a near cache.
-template <class T>
-struct BlockWeights {
+struct GroupWeights {
+  const Task<T>& t;
   const WeightTransform<T>& transform;
-  T *taps, *points, *between;
+  const T* packed;  // or null
 
-  explicit BlockWeights(const WeightTransform<T>& transform_) : transform(transform_) {
-    const Winograd& w = transform.w;
-    i64 most = 0;
-    for (const Winograd::Family& f : w.families) most = std::max(most, f.weights);
-    scratch<T>(3, std::array<i64, 3>{w.channels * transform.taps() * w.block, most * w.channels * w.block, 2 * transform.room()},
-               {&taps, &points, &between});
+  // Gets a block ready that was not transformed before.
+  void begin(const View<const T>& lie, i64 b) const {
+    const Winograd& w = t.w;
+    for (i64 c = 0; !packed && c < w.channels; c += kPackedChannels)
+      transform.spread(lie, b, c, std::min(kPackedChannels, w.channels - c), t.at.taps + c * transform.taps() * w.width(b));
   }
 
-  void compute(const Task<T>& t, const View<const T>& weight, const std::vector<Points<T>>& inputs, i64 b, const T* bias,
-               const Pixels<T>& sums) const {
+  // Calls body(begin, end, weights, step) for runs of the terms of a block, in their order.
+  template <class F>
+  void each(const Winograd::Family& f, i64 b, i64 out, F body) const {
     const Winograd& w = t.w;
-    const i64 width = w.width(b), step = w.channels * width;
-    for (i64 c = 0; c < w.channels; c += kPackedChannels)
-      transform.spread(weight, b, c, std::min(kPackedChannels, w.channels - c), taps + c * transform.taps() * width);
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const Winograd::Family& f = w.families[i];
-      const std::vector<PointRows<T>> rows = t.rows(f, inputs[i]);
-      for (i64 out = 0; out < f.outs; ++out) {
-        if (!t.any_output(f, out)) continue;
-        const bool add = t.adds(f, out);
-        for (i64 in = 0; in < f.ins; ++in) {
-          transform(f, b, out, in, taps, w.channels, points, step, between);
-          t.multiply(rows, in * w.channels, (in + 1) * w.channels, points, step, width, bias && !add ? bias : nullptr);
-        }
-        t.transform_outputs(f, out, width, sums, add);
+    const i64 width = w.width(b), tap_lanes = transform.taps() * width;
+    if (packed) return body(0, f.ins * w.channels, weights_of(w, packed, f, b, out), f.ins * w.channels * width);
+    for (i64 in = 0; in < f.ins; ++in)
+      for (i64 c = 0, some; c < w.channels; c += some) {
+        some = std::min(w.channels - c, w.channels_at_once(f, sizeof(T)));
+        transform(f, b, out, in, t.at.taps + c * tap_lanes, some, t.at.weights, some * width, t.at.room);
+        const i64 begin = in * w.channels + c;
+        body(begin, begin + some, static_cast<const T*>(t.at.weights), some * width);
       }
-    }
   }
 };
+
+// A family of a block, whose inputs are transformed: its part of the sums, with the bias of these lanes or null.
+template <class T>
+void compute(const Task<T>& t, const Winograd::Family& f, const std::vector<PointRows<T>>& rows, const GroupWeights<T>& weights, i64 b,
+             const T* bias, const Pixels<T>& sums) {
+  for (i64 out = 0; out < f.outs; ++out) {
+    if (!t.any_output(f, out)) continue;
+    const bool add = t.adds(f, out);
+    const i64 width = t.w.width(b);
+    weights.each(f, b, out, [&](i64 begin, i64 end, const T* points, i64 step) {
+      t.multiply(rows, begin, end, points, step, width, add ? nullptr : bias);
+    });
+    t.transform_outputs(f, out, width, sums, add);
+  }
+}
 
 // Sums of some lanes to the outputs, from block b of a group on.
 template <class T, class S>
@@ -300,33 +288,59 @@ struct Target {
   }
 };
 
-// A call: the inputs of a group, of all tiles, are transformed by all threads, and then each block of outputs by one.
+// By blocks: the inputs of a group, of all tiles, are transformed by all threads, and then each block of outputs by one, or each piece of
+// it.
 template <class T, class S>
-void run_by_blocks(const Winograd& w, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue,
-                   View<S> out, bool stream) {
-  const WeightTransform<T> transform(w, k);
-  const TileBox all(w);
-  const i64 pitch = w.pitch(), plane = all.tiles() * pitch;
+void run_by_blocks(const Winograd& w, const Kernels<T>& k, const WeightTransform<T>& transform, const View<const T>& in,
+                   const Weights<T>& weights, const T* packed, i64 group, const Epilogue<T>& epilogue, const View<S>& out, bool stream) {
+  const i64 pitch = w.pitch(), plane = w.all_tiles() * pitch;
   std::vector<Points<T>> inputs;
   T* at = scratch<T>(1, w.shared());
   for (const Winograd::Family& f : w.families) inputs.push_back({at, plane}), at += f.points * plane;
-  for (i64 group = 0; group < w.groups; ++group) {
-    View<const T> from = in;
-    from.data += group * w.channels * in.stride[1];
-    parallel_for(w.boxes(), w.threads, [&](i64 task) {
-      const Task<T> t(w, k, TileBox(w, task));
-      const Pixels<const T> pixels = t.pixels(from);
-      for (std::size_t i = 0; i < inputs.size(); ++i)
-        t.transform_inputs(w.families[i], pixels, {inputs[i].at + t.box.before(w) * pitch, plane});
-    });
-    parallel_for(w.blocks, w.threads, [&](i64 b) {
-      const Task<T> t(w, k, all);
-      Target<T, S> target(t, epilogue, out, group, b, 1);
-      BlockWeights<T>(transform).compute(t, weights.of_group(group), inputs, b, target.bias, target.sums);
-      target.finish(stream);
-      fence(stream);
-    });
+  parallel_for(w.boxes(), w.threads, [&](i64 task) {
+    const Task<T> t(w, k, TileBox(w, task));
+    const Pixels<const T> pixels = t.pixels(in);
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      t.transform_inputs(w.families[i], pixels, {inputs[i].at + t.box.before(w) * pitch, plane});
+  });
+  parallel_for(w.blocks * w.pieces, w.threads, [&](i64 task) {
+    const i64 b = task / w.pieces;
+    const Task<T> t(w, k, TileBox(w, task % w.pieces, w.pieces));
+    const GroupWeights<T> points{t, transform, packed};
+    points.begin(weights.of_group(group), b);
+    Target<T, S> target(t, epilogue, out, group, b, 1);
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const Winograd::Family& f = w.families[i];
+      compute(t, f, t.rows(f, {inputs[i].at + t.box.before(w) * pitch, plane}), points, b, target.bias, target.sums);
+    }
+    target.finish(stream);
+    fence(stream);
+  });
+}
+
+// Box by box, a run of blocks at a time.
+template <class T, class S>
+void run_by_boxes(const Winograd& w, const Kernels<T>& k, const WeightTransform<T>& transform, const View<const T>& in, const T* packed,
+                  i64 group, const Epilogue<T>& epilogue, const View<S>& out, bool stream, i64 task) {
+  const Task<T> t(w, k, TileBox(w, task / w.runs));
+  const Pixels<const T> pixels = t.pixels(in);
+  const Points<T> inputs{t.at.inputs, t.tiles * t.at.pitch};
+  const i64 first = task % w.runs * w.blocks_per_run, last = std::min(w.blocks, first + w.blocks_per_run);
+  std::vector<PointRows<T>> rows;
+  for (i64 b = first; b < last; b += w.blocks_at_once) {
+    const i64 blocks = std::min(w.blocks_at_once, last - b);
+    Target<T, S> target(t, epilogue, out, group, b, blocks);
+    for (const Winograd::Family& f : w.families) {
+      if (w.families.size() > 1 || b == first) t.transform_inputs(f, pixels, inputs), rows = t.rows(f, inputs);
+      for (i64 i = 0; i < blocks; ++i) {
+        Pixels<T> sums = target.sums;
+        sums.data += i * w.block;
+        compute(t, f, rows, {t, transform, packed}, b + i, target.bias ? target.bias + i * w.block : nullptr, sums);
+      }
+    }
+    target.finish(stream);
   }
+  fence(stream);
 }
 
 }  // namespace
@@ -335,23 +349,24 @@ template <class T, class S>
 void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
   const i64 size = w.batch * w.groups * w.outputs * w.axis[0].out_size * w.axis[1].out_size * w.axis[2].out_size;
   const bool stream = size * i64(sizeof(T)) >= kStreamBytes;
-  if (!weights.packed) return run_by_blocks(w, k, in, weights, epilogue, out, stream);
-  parallel_for(w.boxes() * w.groups * w.runs, w.threads, [&](i64 task) {
-    const i64 turn = task % w.runs, group = task / w.runs % w.groups;
-    const Task<T> t(w, k, TileBox(w, task / (w.runs * w.groups)));
+  const WeightTransform<T> transform(w, k);
+  const auto inputs_of = [&](i64 group) {
     View<const T> from = in;
     from.data += group * w.channels * in.stride[1];
-    const Pixels<const T> pixels = t.pixels(from);
-    const T* of_group = weights.packed + group * w.blocks * w.block * w.channels * w.weights;
-    const i64 first = turn * w.blocks_per_run, last = std::min(w.blocks, first + w.blocks_per_run);
-    std::vector<PointRows<T>> rows;
-    for (i64 b = first; b < last; b += w.blocks_at_once) {
-      const i64 blocks = std::min(w.blocks_at_once, last - b);
-      Target<T, S> target(t, epilogue, out, group, b, blocks);
-      compute(t, pixels, w.families.size() == 1 && b > first, rows, of_group, b, blocks, target.bias, target.sums);
-      target.finish(stream);
-    }
-    fence(stream);
+    return from;
+  };
+  const auto packed_of = [&](i64 group) -> const T* {
+    return weights.packed ? weights.packed + group * w.blocks * w.block * w.channels * w.weights : nullptr;
+  };
+  if (w.by_blocks) {
+    for (i64 group = 0; group < w.groups; ++group)
+      run_by_blocks(w, k, transform, inputs_of(group), weights, packed_of(group), group, epilogue, out, stream);
+    return;
+  }
+  const i64 tasks = w.boxes() * w.runs;
+  parallel_for(tasks * w.groups, w.threads, [&](i64 task) {
+    const i64 group = task / w.runs % w.groups, of_group = task / (w.runs * w.groups) * w.runs + task % w.runs;
+    run_by_boxes(w, k, transform, inputs_of(group), packed_of(group), group, epilogue, out, stream, of_group);
   });
 }
 

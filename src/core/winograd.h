@@ -98,12 +98,13 @@ struct Winograd : Blocks {
   i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
   int threads;
   double multiply;  // cycles of two vectors of multiply-adds
-  bool by_blocks;   // where weights are transformed in every call
+  bool by_blocks;   // whether weights are transformed in every call, and it is worth it
+  i64 pieces = 1;   // of all tiles, then
 
-  // By blocks, or in boxes of so many tiles at most, and in the runs of blocks that share them out; boxes alone, of the first axis that is
-  // cut so many more.
   void share_out(i64 element_bytes, bool every_call);
+  // Boxes of so many tiles at most, and the runs of blocks that share them out.
   void share_boxes(i64 most);
+  // Boxes alone, of the first axis that is cut so many more.
   void grow_box(i64 most, i64 more = 0);
   i64 boxes() const { return ceil_div(batch, images) * around(); }
   i64 around() const { return axis[0].turns * axis[1].turns * axis[2].turns; }
@@ -117,22 +118,20 @@ struct Winograd : Blocks {
   i64 product_pitch() const { return (points + 1) * block; }
   i64 pixel_pitch() const { return tconv::pixel_pitch(channels); }
   i64 room = 0;
+  // By blocks: the outermost axis of several tiles, or -1 for images; tiles of the largest piece and outputs of its channels; elements of V
+  // of all tiles and families.
+  int outermost() const { return batch > 1 ? -1 : axis[0].tiles > 1 ? 0 : axis[1].tiles > 1 ? 1 : 2; }
   i64 all_tiles() const { return batch * axis[0].tiles * axis[1].tiles * axis[2].tiles; }
-  i64 all_outputs() const { return batch * axis[0].out_size * axis[1].out_size * axis[2].out_size; }  // of a channel
-  i64 shared() const;  // elements of V of all tiles and families
+  i64 piece_tiles() const;
+  i64 piece_outputs() const;
+  i64 shared() const;
   // Whether parts of sums end where a phase of inputs does, so that it does not matter whether phases are multiplied one at a time.
   bool parts_in_phases() const { return channels >= 64; }
-  // What a thread keeps: V, M, sums, inputs, room, one tile's inputs over a border, biases.
-  static constexpr int kParts = 7;
-  std::array<i64, kParts> parts() const {
-    return {points * tiles * pitch(),
-            (by_blocks ? all_tiles() : tiles) * product_pitch(),
-            std::max(images * out_positions * blocks_at_once, by_blocks ? all_outputs() : 0) * block,
-            images * in_positions * pixel_pitch(),
-            2 * room,
-            room,
-            blocks * block};
-  }
+  // Whole parts, whose transformed weights for a block stay in a second-level cache.
+  i64 channels_at_once(const Family& f, i64 element_bytes) const;
+  // What a thread keeps: V, M, sums, inputs, room, one tile's inputs over a border, biases; by blocks a block's taps and points.
+  static constexpr int kParts = 9;
+  std::array<i64, kParts> parts() const;
   i64 workspace() const {
     i64 total = 0;
     for (i64 size : parts()) total += round_up(size, 64);

@@ -14,11 +14,13 @@ constexpr i64 kFewWeightBytes = 1 << 20, kManyWeightBytes = 24 << 20;
 constexpr i64 kFewInputBytes = 384 << 10, kInputBytes = 768 << 10, kManyInputBytes = 1280 << 10;
 constexpr i64 kProductBytes = 384 << 10, kSumsBytes = 768 << 10, kFewestTiles = 12, kMostInputBytes = 6400 << 10;
 
-// By blocks: from so many bytes of transformed weights on, with no more than so many of inputs and of the products of a block.
-constexpr i64 kOnceBytes = 512 << 10, kSharedBytes = 16 << 20, kAllProductBytes = 2 << 20;
+// By blocks: from so many bytes of transformed weights on, with no more than so many of inputs, and of products and of sums of a block; the
+// weights of a block take as long as multiplying so many tiles by them.
+constexpr i64 kOnceBytes = 512 << 10, kSharedBytes = 16 << 20, kAllBytes = 2 << 20, kOnceTilesMore = 9;
+constexpr i64 kNearBytes = 512 << 10;  // of the weights that are transformed at a time
 // Then cycles take so much of the estimate of tiles, and a transformed weight so many (more where tiles have three axes), and one that is
 // read, which comes from memory where there are so many bytes of them. (Fitted to 20 layers of 128 to 1024 channels.)
-constexpr double kOnceTiles = 0.96, kOnceCycles = 0.41, kDeepOnceCycles = 1, kReadCycles = 0.5, kReadFarCycles = 1.2,
+constexpr double kOnceTiles = 0.96, kOnceCycles = 0.34, kDeepOnceCycles = 1, kReadCycles = 0.5, kReadFarCycles = 1.2,
                  kFarWeightBytes = 32 << 20;
 
 // Axes whose tiles take so many points round worse: of two axes both may, of three, or where sums are short, one. Each has to save so much
@@ -214,27 +216,71 @@ i64 Winograd::room_of_box(i64 element_bytes) const {
   return std::max(fewest, std::min({most / inputs, kProductBytes / products, kSumsBytes / sums}));
 }
 
+i64 Winograd::piece_tiles() const {
+  const int i = outermost();
+  const i64 all = i < 0 ? batch : axis[i].tiles;
+  return all ? all_tiles() / all * ceil_div(all, pieces) : 0;
+}
+
+i64 Winograd::piece_outputs() const {
+  const int cut = outermost();
+  i64 all = cut < 0 ? ceil_div(batch, pieces) : batch;
+  for (int i = 0; i < 3; ++i) {
+    const Along& a = axis[i];
+    all *= i == cut ? std::min(a.out_size, a.out_stride * a.tile * ceil_div(a.tiles, pieces)) : a.out_size;
+  }
+  return all;
+}
+
 i64 Winograd::shared() const {
   i64 all = 0;
   for (const Family& f : families) all += f.points;
   return all * all_tiles() * pitch();
 }
 
-// Where transformed weights would be many, and inputs are fewer; and where blocks feed all threads.
-bool Winograd::worth_blocks(i64 element_bytes) const {
-  const double most = double(batch) * double(axis[0].tiles) * double(axis[1].tiles) * double(axis[2].tiles);  // may be any number
-  if (most == 0 || most * double(product_pitch() * element_bytes) > kAllProductBytes) return false;
-  const bool one_phase = std::all_of(families.begin(), families.end(), [](const Family& f) { return f.ins == 1; });
-  const i64 weight_bytes = weights * channels * width(0, blocks) * element_bytes, input_bytes = shared() * element_bytes;
-  return (one_phase || parts_in_phases()) && weight_bytes >= kOnceBytes && input_bytes <= std::min(kSharedBytes, weight_bytes / 2) &&
-         4 * round_up(blocks, threads) <= 5 * blocks;
+i64 Winograd::channels_at_once(const Family& f, i64 element_bytes) const {
+  const i64 part = even(channels, terms), bytes = f.weights * block * part * element_bytes;
+  return parts_in_phases() ? std::min(channels, part * std::max<i64>(1, kNearBytes / bytes)) : channels;
 }
 
+std::array<i64, Winograd::kParts> Winograd::parts() const {
+  i64 most = 0;
+  for (const Family& f : families) most = std::max(most, f.weights);
+  return {by_blocks ? 0 : points * tiles * pitch(),
+          (by_blocks ? piece_tiles() : tiles) * product_pitch(),
+          (by_blocks ? piece_outputs() : images * out_positions * blocks_at_once) * block,
+          images * in_positions * pixel_pitch(),
+          2 * room,
+          room,
+          blocks * block,
+          by_blocks ? channels * axis[0].kernel * axis[1].kernel * axis[2].kernel * block : 0,
+          by_blocks ? most * channels * block : 0};
+}
+
+// Where transformed weights would be many, and inputs, products and sums are few. It does not hang on the number of threads.
+bool Winograd::worth_blocks(i64 element_bytes) const {
+  double all = double(batch), sums = double(batch * block * element_bytes);  // sizes may be any numbers
+  for (const Along& a : axis) all *= double(a.tiles), sums *= double(a.out_size);
+  const double weight_bytes = double(weights) * double(channels * width(0, blocks) * element_bytes);
+  if (all == 0 || all * double(product_pitch() * element_bytes) > kAllBytes || sums > kAllBytes || weight_bytes < kOnceBytes) return false;
+  const bool one_phase = std::all_of(families.begin(), families.end(), [](const Family& f) { return f.ins == 1; });
+  return (one_phase || parts_in_phases()) && double(shared() * element_bytes) <= std::min(double(kSharedBytes), weight_bytes / 2);
+}
+
+// By blocks: as many pieces as end first, where each takes the time of some more tiles for its weights.
 void Winograd::share_out(i64 element_bytes, bool every_call) {
   by_blocks = every_call && worth_blocks(element_bytes);
   if (!by_blocks) return share_boxes(room_of_box(element_bytes));
-  grow_box(ceil_div(all_tiles(), 2 * threads));
+  grow_box(std::min(room_of_box(element_bytes), ceil_div(all_tiles(), 2 * threads)));
   runs = 1, blocks_per_run = blocks;
+  const int cut = outermost();
+  const i64 most = std::min<i64>(cut < 0 ? batch : axis[cut].tiles, threads);
+  double lowest = 1e300;
+  i64 best = 1;
+  for (pieces = 1; pieces <= most; ++pieces)
+    if (const double end = double(ceil_div(blocks * pieces, threads) * (piece_tiles() + kOnceTilesMore)); end < 0.98 * lowest)
+      lowest = end, best = pieces;
+  pieces = best;
 }
 
 // Boxes as large as there is room for, each for all blocks; where they would not feed all threads, smaller ones and runs of blocks; where

@@ -25,8 +25,13 @@ struct TileBox {
     images = std::min(w.images, w.batch - image);
     look_around(w);
   }
-  // All tiles.
-  explicit TileBox(const Winograd& w) : image(0), images(w.batch), at{}, size{w.axis[0].tiles, w.axis[1].tiles, w.axis[2].tiles} {
+  // One of some pieces of all tiles, along the outermost axis that has several.
+  TileBox(const Winograd& w, i64 index, i64 pieces)
+      : image(0), images(w.batch), at{}, size{w.axis[0].tiles, w.axis[1].tiles, w.axis[2].tiles} {
+    const int i = w.outermost();
+    i64 &first = i < 0 ? image : at[i], &count = i < 0 ? images : size[i];
+    const i64 all = count;
+    first = piece_begin(index, pieces, all), count = piece_begin(index + 1, pieces, all) - first;
     look_around(w);
   }
   // Position q of a tile's first output along an axis.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weights of winograd.h, transformed once for all calls, in the order in which products read them.
+// All weights of winograd.h, transformed in the order in which products read them.
 #include "winograd_weights.h"
 
 #include "parallel.h"

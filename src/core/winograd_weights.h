@@ -34,7 +34,7 @@ struct WeightTransform {
     spread_weights(k, group, kernel, channels, lanes, to, size, width);
   }
 
-  // Those of a family's phases to points: to[point][channel][lane], with `plane` elements from point to point.
+  // Those of a family's phases to points: to[point][channel][lane], with `plane` elements from point to point; `between` are two rooms.
   void operator()(const Winograd::Family& f, i64 b, i64 out, i64 in, const T* spread, i64 channels, T* to, i64 plane, T* between) const {
     const Chain<T>& chain = chains[std::size_t(&f - w.families.data())];
     const i64 width = w.width(b);

@@ -131,6 +131,16 @@ def test_compiled_inference_packs_frozen_weights_once_and_sees_updates():
             (mine.weight if step % 2 else mine.weight.data).mul_(1.5)
 
 
+def test_a_weight_seen_at_several_sizes_is_packed_for_each():
+    """Of few positions a weight is read as it lies, of many it is packed: what is kept for one must not serve the other."""
+    torch.manual_seed(0)
+    w = torch.randn(7, 64, 5, 5, dtype=torch.float32)
+    for size in (4, 4, 128, 128, 4):
+        x, g = torch.randn(1, 7, size, size, requires_grad=True), torch.randn(1, 64, size, size)
+        mine, theirs = (torch.autograd.grad(f(x, w, padding=2), x, g)[0] for f in (ours.conv_transpose2d, functional.conv_transpose2d))
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-3)
+
+
 def test_compiled_under_autocast():
     mine, theirs = pair()
     x = numbers(2, 4, 5, 6, dtype=torch.float32)
