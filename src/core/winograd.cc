@@ -113,8 +113,8 @@ std::vector<PointRows<T>> Task<T>::rows(const Winograd::Family& f, const Points<
   return found;
 }
 
-// Adds terms begin .. end - 1 in parts; their weights begin at `weights` for the first point, `step` elements from point to point. Parts
-// are those of a phase where phases come one by one.
+// Adds terms begin .. end - 1 in parts; their weights begin at `weights` for the first point, `step` elements from point to point. Where
+// phases have many channels, parts are those of a whole phase, however many of its channels come at a time.
 template <class T>
 void Task<T>::multiply(const std::vector<PointRows<T>>& points, i64 begin, i64 end, const T* weights, i64 step, i64 width,
                        const T* bias) const {
