@@ -28,8 +28,8 @@ inline bool adjacent(const std::vector<i64>& element) {
 }
 
 constexpr i64 kAheadChannels = 3;  // whose weights are fetched meanwhile
-// Taps so few that squares of one channel's would be filled badly, the outputs of the widest block, and elements of an output that are
-// turned together.
+// So many taps fill squares well enough, or if they are a multiple of a vector; the outputs of the widest block, and elements of an output
+// that are turned together.
 constexpr i64 kFewTaps = 48, kBlockOutputs = kGatherVecs * 16, kSpread = 128;
 
 // to[c * channel + t * tap + m] = weight[c, m, t] for so many channels c, outputs m and all taps t, along whichever axis is adjacent.
@@ -39,9 +39,10 @@ void spread_weights(const Kernels<T>& k, const View<const T>& weight, const i64 
   const std::vector<i64> element = elements(weight, kernel);
   const i64 taps = i64(element.size()), *stride = weight.stride;
   if (adjacent(element)) {
-    // Where channels are adjacent too, as those of a gradient by the input, all are one; of few taps by way of a few channels in order.
+    // Where channels are adjacent too, as those of a gradient by the input, all are one; of taps that fill no squares by way of a few
+    // channels in order.
     if (stride[0] == taps && channel == taps * tap) return k.transpose(weight.data, stride[1], to, tap, outputs, channels * taps, nullptr);
-    if (stride[0] == taps && taps > 1 && taps < kFewTaps && outputs <= kBlockOutputs) {
+    if (stride[0] == taps && taps > 1 && taps < kFewTaps && taps % k.lanes && outputs <= kBlockOutputs) {
       alignas(kLine) T room[kSpread * kBlockOutputs];
       for (i64 c = 0, some; c < channels; c += some) {
         some = std::min(kSpread / taps, channels - c);
