@@ -26,10 +26,10 @@ constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycl
                  kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 8, kWovenCycles = 2, kPhasesCycles = 7, kTornCycles = 9,
                  kTornRowCycles = 80, kBoxCycles = 400;
 constexpr double kReadCycles = 0.2;
-constexpr i64 kLightTerms = 64, kLightRows = 64;  // of sums that are short beside their writing: rows of a unit
-constexpr i64 kFoldTerms = 64;                    // of a sum, at least, where rows of outputs are folded
-constexpr i64 kUnitRows = 32, kBlock = 24, kPixelBlock = 32,
-              kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
+constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
+constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
+constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
+constexpr i64 kPixelBlock = 32;                        // channels of a block at most, where they are adjacent
 
 // The taps of one output phase of an axis.
 std::vector<Tap> taps_of(const StencilAxis& a, i64 phase) {

@@ -26,8 +26,9 @@
 // U is read once a box, V and M stay in a second-level cache. Copied points of a phase with one tap share their weights.
 //
 // A call that transforms its weights, where these would be many and inputs few, does it by blocks: V of all tiles is made first and shared
-// by all threads; then a task is a block of outputs, transforms its weights as it reads them, one phase of inputs at a time, and multiplies
-// all tiles by them. U stays in a second-level cache then, and never is in memory. Both ways add up in the same order.
+// by all threads; then a task is a block of outputs, transforms its weights as it reads them, some channels of a phase of inputs at a time,
+// and multiplies all tiles by them, or a piece of the tiles where blocks alone would not feed all threads. U stays in a second-level cache
+// then, and never is in memory. Both ways add up in the same order.
 //
 // A filter of more than 4 taps is a sum of pieces of 3 and a rest: k5 s1 is 3 + 2, the 7 and 6 taps of k25 s4 are 1 + 3 + 3 and 3 + 3.
 // Pieces of 3 read other inputs, as input phases do, and like those add up before the one transform of outputs; the rest is a family of its

@@ -8,12 +8,12 @@ namespace tconv {
 
 template <class T>
 void pack_weights(const Winograd& w, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  constexpr i64 kChannels = 16;
-  const i64 chunks = ceil_div(w.channels, kChannels);
+  const i64 chunks = ceil_div(w.channels, kPackedChannels);
   const WeightTransform<T> transform(w, k);
   parallel_for(w.groups * w.blocks * chunks, w.threads, [&](i64 task) {
-    const i64 group = task / (chunks * w.blocks), b = task / chunks % w.blocks, begin = task % chunks * kChannels;
-    const i64 channels = std::min(kChannels, w.channels - begin), width = w.width(b), size = kChannels * transform.taps() * width;
+    const i64 group = task / (chunks * w.blocks), b = task / chunks % w.blocks, begin = task % chunks * kPackedChannels;
+    const i64 channels = std::min(kPackedChannels, w.channels - begin), width = w.width(b),
+              size = kPackedChannels * transform.taps() * width;
     T* taps = scratch<T>(0, size + 2 * transform.room());
     View<const T> from = weight;
     from.data += group * group_stride;
