@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounding errors of Winograd's tiles beside those of the direct kernels: `python -m bench.winograd` prints the tables of docs/performance.md.
+"""Rounding errors of Winograd's tiles, and of Strassen's quarters, beside those of the direct kernels: `python -m bench.winograd` prints the
+tables of docs/performance.md.
 
 RMS of the error over RMS of the result, against the direct kernel in float64, on normal random numbers.
 """
@@ -36,6 +37,15 @@ def by_weight(size: tuple[int, ...], kernel: int, stride: int, images: int) -> l
     return [_error(tconv.conv_transpose_grad_weight(x, grad, algorithm=method, **words), exact) for method in METHODS]
 
 
+def quarters(channels: int, positive: bool) -> list[float]:
+    """Of a layer k2 s2 with 64 outputs, directly and by quarters; of normal numbers or what a ReLU leaves of them."""
+    rng = np.random.default_rng([channels, 2])
+    x, w = rng.standard_normal((1, channels, 16, 16), np.float32), rng.standard_normal((channels, 64, 2, 2), np.float32)
+    x = np.maximum(x, 0) if positive else x
+    exact = tconv.conv_transpose(x.astype(float), w.astype(float), stride=2, algorithm="direct")
+    return [_error(tconv.conv_transpose(x, w, stride=2, algorithm=method), exact) for method in ("direct", "strassen")]
+
+
 def _error(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.sqrt(np.mean((found - exact) ** 2) / np.mean(exact**2)))
 
@@ -49,6 +59,10 @@ def main() -> None:
                 direct, *others = what(size, kernel, stride, count)
                 print(f"| {layer} | {count} | {direct:.1e} | " + " | ".join(f"{e / direct:.2f}" for e in others) + " |", flush=True)
         print()
+    print("| channels | direct | strassen | after a ReLU: direct | strassen |\n" + "| --- " * 5 + "|")
+    for channels in (*CHANNELS[1:], 4096):
+        cells = [f"{direct:.1e} | {strassen / direct:.2f}" for direct, strassen in (quarters(channels, p) for p in (False, True))]
+        print(f"| {channels} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

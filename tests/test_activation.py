@@ -123,11 +123,14 @@ PAIRS = [((19, 21), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 1))), ((12, 9), (4, 6),
 @pytest.mark.parametrize("geometry", PAIRS, ids=str)
 @picky
 def test_methods_that_do_not_compute_everything(kernel, geometry):
-    """Depthwise kernels want groups of one channel that are adjacent, Winograd's two or three taps a phase."""
-    depthwise = kernel.startswith(("depthwise", "rows"))
+    """Depthwise kernels want groups of one channel that are adjacent, Winograd's two or three taps a phase, Strassen's one."""
+    depthwise, quarters = (kernel.startswith(names) for names in (("depthwise", "rows"), "strassen"))
+    if quarters:
+        size, _, stride, *others = geometry
+        geometry = (size, stride, stride, *others)
     computed = 0
     for layout, dtype, threads in product(["channels_first", "channels_last"], ["float32", "float64"], [1, 3]):
-        channels = (37, 37, 37) if depthwise else (20, 24, 1)
+        channels = (37, 37, 37) if depthwise else (20, 32 if quarters else 24, 1)
         judge = Judge(Problem(*geometry, 2, *channels, dtype, layout, biased=True, seed=5))
         try:
             plain = judge.run("forward", tconv, algorithm=kernel, threads=threads)

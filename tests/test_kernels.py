@@ -76,7 +76,9 @@ def test_left_alone_it_chooses_the_best_kernel(words):
     assert tconv.Operator(np.ones((1, 1, 2), "float32"), **words).kernel == KERNELS[0]
 
 
-@pytest.mark.parametrize("method", ["auto", "direct", "positions", "channels", "depthwise", "rows", "winograd", "winograd2", "winograd4"])
+@pytest.mark.parametrize(
+    "method", ["auto", "direct", "positions", "channels", "depthwise", "rows", "strassen", "winograd", "winograd2", "winograd4"]
+)
 def test_a_method_alone_is_that_of_the_best_instruction_set(method):
     assert tconv.Operator(np.ones((1, 1, 2), "float32"), algorithm=method).kernel == f"{method}_{KERNELS[0].split('_')[1]}"
 

@@ -7,6 +7,7 @@
 #include "halves.h"
 #include "kernels.h"
 #include "moves.h"
+#include "quarters.h"
 #include "transforms.h"
 #include "vec.h"
 
@@ -285,6 +286,9 @@ constexpr Kernels<T> make(const Halves* half) {
                sum_rows<T, N>,
                activate<T, N>,
                {},
+               join<T, N, InQuarters>,
+               join<T, N, WeightQuarters>,
+               part<T, N>,
                half,
                {}};
   fill_products<MultiplyAdd, T, N, Registers>(k);

@@ -211,6 +211,26 @@ struct Transform {
   T ones[kMaxTile + kMaxFilter - 1];
 };
 
+// Strassen's product of quarters (quarters.h). To what is multiplied: to[i * plane + p * pitch + lane] = a sum of the quarters
+// from[2 p][lane], from[2 p][half + lane], from[2 p + 1][lane], from[2 p + 1][half + lane], for p < count and lane < run.
+constexpr int kStrassen = 7;
+template <class T>
+using Join = void (*)(const T* const* from, i64 half, i64 count, i64 run, T* to, i64 pitch, i64 plane);
+
+// From products: sums of from[i * plane + p * pitch + lane] to to[2 p][at + lane] and, `half` further on, to those of the other half, and
+// to to[2 p + 1] likewise; null is nowhere. `add` and a bias, or null, for both halves; `stream` as for Sums. The run is whole vectors.
+template <class T>
+struct QuarterSums {
+  T* const* to;
+  i64 at, half;
+  bool add;
+  const T* bias;
+  i64 bias_half;
+  bool stream;
+};
+template <class T>
+using Part = void (*)(const T* from, i64 plane, i64 pitch, i64 count, i64 run, const QuarterSums<T>& sums);
+
 // Half precision to float and back, and pairs of it as words: to[i] = (first[i], second[i]), or (first[i], 0) without a second (halves.h).
 // As bfloat16, rows of numbers, to[r * to_pitch + i] = from[r * from_pitch + i] for i < count, and `turn`ed ones, to[a + b * to_pitch] =
 // from[a * from_pitch + b]; both may read a whole row of from_pitch.
@@ -270,6 +290,8 @@ struct Kernels {
   SumRows<T> sum_rows;
   Activate<T> activate;
   Transform<T> transform[kMaxTile + 1][kMaxFilter + 1];  // [m][r]; null where there is none
+  Join<T> join_inputs, join_weights;
+  Part<T> part;
   const Halves* half;
   MatrixUnit unit;  // or nulls
 };

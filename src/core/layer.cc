@@ -29,9 +29,11 @@ constexpr double kRawShare = 0.04;         // of the time of tiles, if their wei
 constexpr double kMostTurned = 4 << 20;  // bytes
 
 // Why a method is not worth an estimate, or nothing. `turned_bytes`: of a position of a vector of channels that must be transposed.
-std::string implausible(Method method, const Plan& by_positions, i64 turned_bytes) {
+std::string implausible(Method method, Direction dir, const Plan& by_positions, i64 turned_bytes) {
   if (method == Method::winograd && std::min(by_positions.channels, by_positions.outputs) < kWinogradChannels)
     return "a group has fewer than 16 channels, too few to pay for the transforms";
+  if (method == Method::strassen && by_positions.channels * (dir == Direction::forward ? 1 : by_positions.taps) < kStrassenTerms)
+    return "sums have fewer than 256 terms, and would round more for less";
   if (method == Method::depthwise) {
     double in = double(turned_bytes), out = in;
     for (const StencilAxis& a : by_positions.axis) in *= double(a.in_size), out *= double(a.out_size);
@@ -48,7 +50,7 @@ std::string implausible(Method method, const Plan& by_positions, i64 turned_byte
 
 // Whether a method is among those that a name stands for.
 bool stands_for(Method asked, Method method) {
-  return asked == method || asked == Method::automatic || (asked == Method::direct && method < Method::winograd);
+  return asked == method || asked == Method::automatic || (asked == Method::direct && method < Method::strassen);
 }
 
 // What Winograd's tiles are chosen for: asked for by name, they are the same in a call and in an operator.
@@ -97,13 +99,15 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
         const DepthwiseRows plan(spec, dir, 1, lanes, bytes);
         return cycles(plan) + (use.pack_always ? double(plan.weight_elements()) * kPackRows : 0.0);
       }
+      case Method::strassen:
+        return cycles(Strassen(spec, dir, isa, 1, bytes), use.channels_last, use.pack_always);
       default:
         return cycles(Winograd(spec, dir, isa, tile_of(method), 1, bytes, serves(asked, use), use.pack_always), use.pack_always);
     }
   };
   const Method last = asked > Method::winograd ? asked : Method::winograd;
   std::vector<Candidate> found;
-  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, last}) {
+  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::strassen, last}) {
     Candidate c{method, std::numeric_limits<double>::infinity(), refusal(method, spec, dir, isa, bytes)};
     if (c.refused.empty() && !stands_for(asked, method))
       c.refused = asked == Method::direct ? "it is not direct" : "another method was asked for by name";
@@ -112,7 +116,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
       c.refused = "a matrix unit has lanes over channels alone";
     if (c.refused.empty() && isa.term == Term::pairs_in_tiles) c.refused = matrix_refusal(spec, dir);
     if (c.refused.empty() && asked != method && isa.term != Term::pairs_in_tiles)
-      c.refused = implausible(method, by_positions, use.channels_last ? 0 : lanes * bytes);
+      c.refused = implausible(method, dir, by_positions, use.channels_last ? 0 : lanes * bytes);
     if (c.refused.empty()) c.cycles = estimate(method);
     found.push_back(std::move(c));
   }
@@ -128,6 +132,7 @@ const Candidate& best(const std::vector<Candidate>& candidates) {
 
 std::string refusal(Method method, const Spec& spec, Direction direction, const Isa& isa, i64 element_bytes) {
   if (method >= Method::winograd) return Winograd::refusal(spec);
+  if (method == Method::strassen) return Strassen::refusal(spec, direction, lanes_of(isa, element_bytes));
   if (method != Method::depthwise && method != Method::rows) return {};
   if (method == Method::rows && Depthwise::possible(spec))
     return DepthwiseRows::refusal(spec, direction, lanes_of(isa, element_bytes), element_bytes);
@@ -149,6 +154,8 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
   threads = int(std::min(double(threads), 1 + cycles / kCyclesPerThread));
   if (method >= Method::winograd)
     plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes, serves(asked, use), use.pack_always);
+  else if (method == Method::strassen)
+    plan = std::make_unique<const Strassen>(spec, dir, isa, threads, element_bytes);
   else if (method == Method::rows)
     plan = std::make_unique<const DepthwiseRows>(spec, dir, threads, lanes, element_bytes);
   else if (method == Method::depthwise)

@@ -13,6 +13,7 @@
 #include "matrix.h"
 #include "method.h"
 #include "plan.h"
+#include "strassen.h"
 #include "winograd.h"
 
 namespace tconv {
@@ -44,7 +45,8 @@ struct Layer {
   Method method;  // the candidate of the fewest cycles; one that is refused only on a matrix unit
   double cycles;
   std::variant<std::unique_ptr<const Plan>, std::unique_ptr<const Gather>, std::unique_ptr<const Depthwise>,
-               std::unique_ptr<const DepthwiseRows>, std::unique_ptr<const Winograd>, std::unique_ptr<const Matrix>>
+               std::unique_ptr<const DepthwiseRows>, std::unique_ptr<const Strassen>, std::unique_ptr<const Winograd>,
+               std::unique_ptr<const Matrix>>
       plan;
 
   template <class F>

@@ -58,6 +58,16 @@ void gather_pixels(const Kernels<T>& k, const View<const T>& in, const i64* size
     });
 }
 
+// Elements begin .. begin + size - 1 of some images with adjacent channels: as they lie, or turned.
+template <class T>
+Pixels<const T> pixels_of(const Kernels<T>& k, View<const T> in, const i64* begin, const i64* size, i64 channels, i64 images, T* turned,
+                          i64 pitch) {
+  if (in.stride[1] == 1 || channels == 1) return {in.data, in.stride[0], {in.stride[2], in.stride[3], in.stride[4]}};
+  for (int i = 0; i < 3; ++i) in.data += begin[i] * in.stride[2 + i];
+  if (size[0] * size[1] * size[2] > 0) gather_pixels(k, in, size, channels, images, turned, pitch);
+  return packed_pixels<const T>(turned, size, pitch, begin);
+}
+
 // Applies an activation to `lanes` adjacent channels of some images.
 template <class T>
 void activate_pixels(const Kernels<T>& k, const Pixels<T>& at, const i64* begin, const i64* size, i64 lanes, i64 images,

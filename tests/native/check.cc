@@ -82,13 +82,14 @@ struct Definition {
   }
 };
 
-int failures = 0, transformed = 0, by_blocks = 0, paired = 0, tiled = 0;
+int failures = 0, transformed = 0, quartered = 0, by_blocks = 0, paired = 0, tiled = 0;
 
 template <class T>
 void compare(const std::vector<T>& got, const std::vector<double>& sum, const std::vector<double>& size, const char* what, const char* isa,
              Method method, int line, double terms) {
-  // Winograd's transforms mix the outputs of a tile: an error is as large as that of a full sum of the largest values, which are 1.
-  const bool mixes = method == Method::automatic || method >= Method::winograd;
+  // Winograd's transforms mix the outputs of a tile, Strassen's quarters two positions: an error is as large as that of a full sum of the
+  // largest values, which are 1.
+  const bool mixes = method == Method::automatic || method >= Method::strassen;
   for (std::size_t i = 0; i < got.size(); ++i)
     if (!(std::fabs(double(got[i]) - sum[i]) <= 64 * std::numeric_limits<T>::epsilon() * ((mixes ? terms : size[i]) + 1e-30))) {
       std::printf("FAILED %s %s method %d problem %d element %zu: %g, definition %g\n", what, isa, int(method), line, i, double(got[i]),
@@ -161,12 +162,12 @@ void check(const Spec& spec, const Isa& isa, int line) {
   });
   const View<const T> wv = dense<const T>(w.data(), spec.out_channels / spec.groups, d.taps);
   const T unwritten = std::numeric_limits<T>::quiet_NaN();
-  for (Method method :
-       {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::winograd, Method::winograd2, Method::winograd4})
+  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::strassen, Method::winograd,
+                        Method::winograd2, Method::winograd4})
     for (Direction direction : {Direction::forward, Direction::grad_input})
       for (int layouts = 0; layouts < 4; ++layouts) {  // bit 0: the input is channels-last, bit 1: the output is
         if (!refusal(method, spec, direction, isa, sizeof(T)).empty()) continue;
-        transformed += method >= Method::winograd;
+        transformed += method >= Method::winograd, quartered += method == Method::strassen;
         const bool forward = direction == Direction::forward;
         const i64 ins = forward ? spec.in_channels : spec.out_channels, outs = forward ? spec.out_channels : spec.in_channels;
         const i64 *in = forward ? d.in : d.out, *out = forward ? d.out : d.in;
@@ -355,10 +356,20 @@ Spec random_spec() {
   return s;
 }
 
+// Kernels as long as their strides, and halves of channels that are whole vectors of every instruction set.
+Spec quartered_spec() {
+  Spec s;
+  s.batch = pick(0, 3), s.in_channels = s.out_channels = 32;
+  const i64 kernel[2] = {pick(1, 2), pick(1, 3)};
+  s.axis[1] = {pick(1, 3), kernel[0], kernel[0], 1, 0, 0}, s.axis[2] = {pick(1, 9), kernel[1], kernel[1], 1, 0, 0};
+  for (i64 i : {1, 2}) random_crop(s.axis[i], pick(0, 5), 1);
+  return s;
+}
+
 // Problems that the definition's loops finish in milliseconds.
-Spec small_spec() {
+Spec small_spec(bool quartered) {
   for (;;) {
-    const Spec s = random_spec();
+    const Spec s = quartered ? quartered_spec() : random_spec();
     const Definition d(s);
     const double pairs = double(s.batch * s.in_channels) * double(s.out_channels / s.groups * volume(d.in)) * double(volume(d.taps));
     if (pairs < 2e5 && double(s.batch * s.out_channels) * double(volume(d.out)) < 2e4) return s;
@@ -379,7 +390,7 @@ int main(int count, char** values) {
   if (by_blocks == 0) std::printf("FAILED: no call transformed its weights as it read them\n"), ++failures;
   for (int line = 0; line < problems; ++line) {  // the same on every machine, whatever instructions it has
     random_engine.seed(std::uint32_t(line));
-    const Spec spec = small_spec();
+    const Spec spec = small_spec(line % 8 == 7);
     for (int i = 0; i < isas_here; ++i)
       if (list[i].supported())
         random_engine.seed(std::uint32_t(line)), check<float>(spec, list[i], line), check<double>(spec, list[i], line);
@@ -387,13 +398,14 @@ int main(int count, char** values) {
     for (const auto words : {best.dots, best.matrix, &model_of_tiles})
       if (words && words()) check_pairs(spec, {"none", nullptr, best.f32, best.f64, best.half, Term::numbers, 1e9, words, nullptr}, line);
   }
+  if (problems >= 10 && quartered == 0) std::printf("FAILED: no problem went through quarters\n"), ++failures;
   if (problems >= 10 && tiled == 0) std::printf("FAILED: no problem went through the tiles of the model\n"), ++failures;
   std::string names;
   for (int i = 0; i < isas_here; ++i)
     if (list[i].supported()) names += std::string(" ") + list[i].name;
   std::printf(
-      "%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms, %d by pairs, %d by tiles "
-      "of pairs)\n",
-      problems, names.c_str(), failures, transformed, paired, tiled);
+      "%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms, %d by "
+      "Strassen's quarters, %d by pairs, %d by tiles of pairs)\n",
+      problems, names.c_str(), failures, transformed, quartered, paired, tiled);
   return failures != 0;
 }

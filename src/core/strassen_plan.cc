@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// Geometry of strassen.h: which positions, boxes and parts of sums; and what they are expected to cost.
+#include <algorithm>
+
+#include "parallel.h"
+#include "strassen.h"
+
+namespace tconv {
+namespace {
+
+// Of a core's second-level cache: bytes of V, and of sums. Pairs of a box at most and, as long as threads have enough of them, at least.
+constexpr i64 kInputBytes = 704 << 10, kSumsBytes = 384 << 10, kMostPairs = 192, kFewestPairs = 24;
+constexpr double kFarWeightBytes = 16 << 20;
+constexpr i64 kTermsAtOnce = 256;  // of V
+// Terms of a part: half of what direct sums have, as quarters of sums round twice as much.
+constexpr i64 kPart = 128, kFewestTerms = 32;
+
+// Reading a block's weights takes as long as multiplying so many pairs by them, and joining inputs as so many blocks.
+constexpr double kWeightPairs = 6, kInputBlocks = 0.3;
+constexpr i64 kManyTasks = 8;  // of a thread: then they end together
+
+}  // namespace
+
+std::string Strassen::refusal(const Spec& spec, Direction direction, i64 lanes) {
+  const bool forward = direction == Direction::forward;
+  const i64 channels = (forward ? spec.in_channels : spec.out_channels) / spec.groups,
+            outputs = (forward ? spec.out_channels : spec.in_channels) / spec.groups;
+  for (const Axis& a : spec.axis)
+    if (a.kernel != a.stride) return "its kernels overlap or leave gaps";
+  if (channels % 2) return "an odd number of channels has no halves";
+  if (outputs == 0 || outputs % (2 * lanes)) return "half the channels that a group writes are not whole vectors";
+  return {};
+}
+
+Strassen::Strassen(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
+    : Blocks((direction == Direction::forward ? spec.out_channels : spec.in_channels) / spec.groups / 2,
+             element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes),
+      batch(spec.batch),
+      groups(spec.groups),
+      ins(1),
+      outs(1),
+      threads(threads_),
+      multiply(isa.multiply) {
+  const bool forward = direction == Direction::forward;
+  channels = (forward ? spec.in_channels : spec.out_channels) / groups / 2;
+  double out_bytes = double(batch * 2 * outputs * groups * element_bytes);
+  for (int i = 0; i < 3; ++i) {
+    const Axis& from = spec.axis[i];
+    Along& a = axis[i];
+    a.in_size = forward ? from.size : from.output(), a.out_size = forward ? from.output() : from.size;
+    a.in_stride = forward ? 1 : from.stride, a.out_stride = forward ? from.stride : 1;
+    a.in_lo = forward ? 0 : from.lo, a.out_lo = forward ? from.lo : 0;
+    a.first = floor_div(a.out_lo, a.out_stride), a.count = ceil_div(a.out_lo + a.out_size, a.out_stride) - a.first;
+    a.unit = i == 2 ? 2 : 1;
+    kernel[i] = from.kernel, (forward ? outs : ins) *= from.kernel;
+    out_bytes *= double(a.out_size);
+  }
+  large = out_bytes >= double(kStreamBytes);
+  channels_at_once = channels <= kTermsAtOnce ? channels : round_up(even(channels, kTermsAtOnce), 16);
+  phases_at_once = even(ins, kTermsAtOnce / channels_at_once);
+  part = std::clamp(terms() / 2, kFewestTerms, kPart);
+  share_out(element_bytes);
+}
+
+// Boxes grow from the row outwards, as those of plan.h.
+void Strassen::grow_box(i64 most) {
+  const auto into = [](const Along& a, i64 wide) { return ceil_div(a.units(), std::clamp<i64>(wide, 1, std::max<i64>(1, a.units()))); };
+  for (Along& a : axis) a.cut(std::max<i64>(1, a.units()));
+  axis[2].cut(std::max<i64>(1, into(axis[2], most)));
+  if (axis[2].turns == 1) axis[1].cut(std::max<i64>(1, into(axis[1], most / std::max<i64>(1, axis[2].box))));
+  if (axis[1].turns == 1) axis[0].cut(std::max<i64>(1, into(axis[0], most / std::max<i64>(1, axis[1].box * axis[2].box))));
+  images = 1;
+  const i64 image = axis[0].box * axis[1].box * axis[2].box, all = std::max<i64>(batch, 1);
+  if (axis[0].turns * axis[1].turns * axis[2].turns == 1) images = even(all, std::max<i64>(1, most / std::max<i64>(1, image)));
+  pairs = image * images;
+  in_positions = out_positions = 1;
+  for (const Along& a : axis) {
+    in_positions *= std::min(a.in_size, a.in_stride * a.box * a.unit);
+    out_positions *= std::min(a.out_size, a.out_stride * a.box * a.unit);
+  }
+}
+
+// Boxes as large as the caches have room for, each for all blocks, or smaller ones with which threads end closer together; where they would
+// not feed all threads, runs of blocks: whatever ends first.
+void Strassen::share_out(i64 element_bytes) {
+  const i64 most = std::clamp<i64>(kInputBytes / (kStrassen * phases_at_once * channels_at_once * element_bytes), kFewestPairs, kMostPairs);
+  double lowest = 1e300;
+  i64 best = most;
+  for (i64 size = most; size >= kFewestPairs / 2; size = std::min(size, pairs) - 1) {
+    grow_box(size);
+    const i64 tasks = std::max<i64>(1, boxes() * groups), wanted = threads > 1 ? ceil_div(2 * threads, tasks) : 1;
+    for (i64 r = 1; r <= std::min(blocks, wanted); ++r) {
+      const i64 wide = ceil_div(blocks, r);
+      const double end = double(ceil_div(tasks * ceil_div(blocks, wide), threads)) *
+                         (double(wide) * (double(pairs) + kWeightPairs) + kInputBlocks * double(pairs));
+      if (end < 0.98 * lowest) lowest = end, best = size, blocks_per_run = wide, runs = ceil_div(blocks, wide);
+    }
+    if (threads == 1 || tasks > kManyTasks * threads) break;
+  }
+  grow_box(best);
+  blocks_at_once = std::clamp<i64>(kSumsBytes / std::max<i64>(1, images * out_positions * 2 * block * element_bytes), 1, blocks_per_run);
+}
+
+std::array<i64, Strassen::kParts> Strassen::parts() const {
+  return {kStrassen * pairs * pitch(), kStrassen * pairs * block, images * out_positions * 2 * blocks_at_once * block,
+          images * in_positions * pixel_pitch(), 2 * channels};
+}
+
+// Whole tiles of the microkernel; a vector of inputs joined, which wait for the second-level cache; a vector of each half of the outputs; a
+// vector transposed. (Fitted to 15 layers of 256 to 1024 channels, forward and by the input, both layouts.)
+double cycles(const Strassen& s, bool channels_last, bool with_weights) {
+  double pairs = double(s.batch), in = double(2 * s.channels), out = double(2 * s.outputs);
+  for (const Strassen::Along& a : s.axis) pairs *= double(a.units()), in *= double(a.in_size), out *= double(a.out_size);
+  const double vectors = double(s.outputs) / double(s.lanes), chunks = double(s.chunks());
+  const double turns = chunks > 1 ? double(ceil_div(s.blocks, s.blocks_at_once)) : 1;
+  const double products = s.take(1.05, s.multiply) * double(kStrassen * s.outs) * double(s.terms() + 8 * ceil_div(s.terms(), s.part));
+  const double joined = 110 * turns * double(s.ins * ceil_div(s.channels, s.lanes)), parted = 26 * double(s.outs) * vectors * chunks;
+  const double moved = channels_last ? 0 : 6 * double(s.batch) * (in + out) / double(s.lanes);
+  const double weights = double(s.weight_elements() / s.groups), read = 0.2 * double(s.boxes()) * weights;
+  const double join = 0.8 + 2.2 * std::min(1.5, weights * (s.lanes >= 8 ? 4 : 8) / kFarWeightBytes);
+  return 0.905 * double(s.groups) * (pairs * (products + joined + parted) + moved + read + (with_weights ? join * weights : 0));
+}
+
+}  // namespace tconv
