@@ -212,20 +212,22 @@ struct Transform {
 };
 
 // Strassen's product of quarters (quarters.h). To what is multiplied: to[i * plane + p * pitch + lane] = a sum of the quarters
-// from[2 p][lane], from[2 p][half + lane], from[2 p + 1][lane], from[2 p + 1][half + lane], for p < count and lane < run.
+// from[2 p][lane], from[2 p][half + lane], from[2 p + 1][lane], from[2 p + 1][half + lane], for p < count and lane < run; with a `scale`
+// times scale[lane] or scale[half + lane].
 constexpr int kStrassen = 7;
 template <class T>
-using Join = void (*)(const T* const* from, i64 half, i64 count, i64 run, T* to, i64 pitch, i64 plane);
+using Join = void (*)(const T* const* from, i64 half, const T* scale, i64 count, i64 run, T* to, i64 pitch, i64 plane);
 
 // From products: sums of from[i * plane + p * pitch + lane] to to[2 p][at + lane] and, `half` further on, to those of the other half, and
-// to to[2 p + 1] likewise; null is nowhere. `add` and a bias, or null, for both halves; `stream` as for Sums. The run is whole vectors.
+// to to[2 p + 1] likewise; null is nowhere. They are multiplied by scale[lane], or scale[whole_half + lane], and so is a bias, or null,
+// added. `stream` as for Sums. The run is whole vectors.
 template <class T>
 struct QuarterSums {
   T* const* to;
   i64 at, half;
   bool add;
-  const T* bias;
-  i64 bias_half;
+  const T *scale, *bias;
+  i64 whole_half;
   bool stream;
 };
 template <class T>

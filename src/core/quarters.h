@@ -29,18 +29,21 @@ struct OutQuarters {
 };
 
 template <class T, class Form, class V>
-inline void join_lanes(const T* const* from, i64 half, i64 lane, T* to, i64 plane) {
-  const V in[4] = {load<V>(from[0] + lane), load<V>(from[0] + half + lane), load<V>(from[1] + lane), load<V>(from[1] + half + lane)};
+inline void join_lanes(const T* const* from, i64 half, const T* scale, i64 lane, T* to, i64 plane) {
+  V in[4] = {load<V>(from[0] + lane), load<V>(from[0] + half + lane), load<V>(from[1] + lane), load<V>(from[1] + half + lane)};
+  if (scale)
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) in[q] = in[q] * load<V>(scale + q % 2 * half + lane);
 #pragma GCC unroll 8
   for (int i = 0; i < kStrassen; ++i) store(to + i * plane + lane, row_of<T, Form>(in, i));
 }
 
 template <class T, int N, class Form>
-void join(const T* const* from, i64 half, i64 count, i64 run, T* to, i64 pitch, i64 plane) {
+void join(const T* const* from, i64 half, const T* scale, i64 count, i64 run, T* to, i64 pitch, i64 plane) {
   for (; count > 0; --count, from += 2, to += pitch) {
     i64 lane = 0;
-    for (; lane + N <= run; lane += N) join_lanes<T, Form, Vec<T, N>>(from, half, lane, to, plane);
-    for (; lane < run; ++lane) join_lanes<T, Form, T>(from, half, lane, to, plane);
+    for (; lane + N <= run; lane += N) join_lanes<T, Form, Vec<T, N>>(from, half, scale, lane, to, plane);
+    for (; lane < run; ++lane) join_lanes<T, Form, T>(from, half, scale, lane, to, plane);
   }
 }
 
@@ -57,9 +60,9 @@ void part(const T* from, i64 plane, i64 pitch, i64 count, i64 run, const Quarter
       for (int q = 0; q < 4; ++q) {
         if (!to[q / 2]) continue;
         T* at = to[q / 2] + sums.at + q % 2 * sums.half + lane;
-        vec sum = row_of<T, OutQuarters>(in, q);
+        vec sum = row_of<T, OutQuarters>(in, q) * load<vec>(sums.scale + q % 2 * sums.whole_half + lane);
         if (sums.add) sum += load<vec>(at);
-        if (sums.bias) sum += load<vec>(sums.bias + q % 2 * sums.bias_half + lane);
+        if (sums.bias) sum += load<vec>(sums.bias + q % 2 * sums.whole_half + lane);
         if (sums.stream)
           stream(at, sum);
         else

@@ -6,32 +6,9 @@
 
 #include "parallel.h"
 #include "pixels.h"
-#include "weights.h"
 
 namespace tconv {
 namespace {
-
-// Some of the terms of a sum: phases and channels of a half.
-struct Chunk {
-  i64 phase, phases, channel, channels;
-
-  i64 terms() const { return phases * channels; }
-  bool begins() const { return phase == 0 && channel == 0; }
-  bool ends(const Strassen& s) const { return phase + phases == s.ins && channel + channels == s.channels; }
-  bool all(const Strassen& s) const { return begins() && ends(s); }
-};
-
-template <class F>
-void each_chunk(const Strassen& s, F body) {
-  for (i64 p = 0; p < s.ins; p += s.phases_at_once)
-    for (i64 c = 0; c < s.channels; c += s.channels_at_once)
-      body(Chunk{p, std::min(s.phases_at_once, s.ins - p), c, std::min(s.channels_at_once, s.channels - c)});
-}
-
-// Joined weights of a chunk, of block b and an output phase: [product][phase, channel][lane]. Chunks follow one another.
-i64 weights_at(const Strassen& s, i64 b, i64 out, const Chunk& c) {
-  return s.weights_before(b, out) + kStrassen * s.width(b) * (c.phase * s.channels + c.channel * c.phases);
-}
 
 // A box of positions of some images, and the inputs and outputs around it.
 struct PairBox {
@@ -75,23 +52,29 @@ template <class T>
 std::vector<std::vector<T*>> pairs_of(const Strassen& s, const PairBox& box, Side side, const Pixels<T>& pixels, T* none) {
   const bool in = side == Side::in, several = (in ? s.ins : s.outs) > 1;
   const i64 phases[3] = {several ? s.kernel[0] : 1, several ? s.kernel[1] : 1, several ? s.kernel[2] : 1};
-  const auto offset = [&](int i, i64 position, i64 phase) {  // in the array, or -1
+  const auto element = [&](int i, i64 position, i64 phase) {  // of the array, or -1
     const Strassen::Along& a = s.axis[i];
     const i64 first = a.first + box.at[i],
               at = in ? a.in_stride * (first + position) + phase - a.in_lo : a.out_stride * (first + position) + phase - a.out_lo;
-    return position < box.size[i] && at >= 0 && at < (in ? a.in_size : a.out_size) ? at * pixels.stride[i] : -1;
+    return position < box.size[i] && at >= 0 && at < (in ? a.in_size : a.out_size) ? at : -1;
   };
   std::vector<std::vector<T*>> found(static_cast<std::size_t>(phases[0] * phases[1] * phases[2]));
-  for (i64 phase = 0; phase < i64(found.size()); ++phase)
+  for (i64 phase = 0; phase < i64(found.size()); ++phase) {
+    std::vector<T*>& to = found[std::size_t(phase)];
+    to.reserve(static_cast<std::size_t>(2 * s.pairs));
     for (i64 n = 0; n < box.images; ++n)
       for (i64 d = 0; d < box.size[0]; ++d)
         for (i64 h = 0; h < box.size[1]; ++h) {
-          const i64 z = offset(0, d, phase / phases[2] / phases[1]), y = offset(1, h, phase / phases[2] % phases[1]);
+          const i64 z = element(0, d, phase / phases[2] / phases[1]), y = element(1, h, phase / phases[2] % phases[1]);
           for (i64 w = 0; w < round_up(box.size[2], 2); ++w) {
-            const i64 x = offset(2, w, phase % phases[2]);
-            found[std::size_t(phase)].push_back(x < 0 || y < 0 || z < 0 ? none : pixels.data + n * pixels.image + z + y + x);
+            const i64 x = element(2, w, phase % phases[2]);
+            if (x < 0 || y < 0 || z < 0)
+              to.push_back(none);
+            else
+              to.push_back(pixels.data + n * pixels.image + z * pixels.stride[0] + y * pixels.stride[1] + x * pixels.stride[2]);
           }
         }
+  }
   return found;
 }
 
@@ -101,7 +84,7 @@ struct Task {
   const Strassen& s;
   const Kernels<T>& k;
   PairBox box;
-  const T* weights;  // of the group
+  const T* weights;  // of the group, and scales
   Room<T> room;
   std::vector<std::vector<const T*>> sources;
   i64 pairs, plane;  // of the box; elements from one of the 7 to the next
@@ -118,7 +101,8 @@ struct Task {
     for (i64 p = 0; p < c.phases; ++p) {
       std::vector<const T*> from = sources[std::size_t(c.phase + p)];
       for (const T*& x : from) x += x == room.zeros ? 0 : c.channel;
-      k.join_inputs(from.data(), s.channels, pairs, c.channels, room.joined + p * c.channels, s.pitch(), plane);
+      k.join_inputs(from.data(), s.channels, weights + s.joined() + c.channel, pairs, c.channels, room.joined + p * c.channels, s.pitch(),
+                    plane);
     }
   }
 
@@ -141,7 +125,7 @@ struct Task {
   // Some blocks and all phases, what a chunk adds to them.
   void compute(const Chunk& c, i64 first, i64 blocks, const std::vector<std::vector<T*>>& targets, QuarterSums<T> sums) const {
     const i64 products = pairs * s.block;
-    for (i64 b = 0; b < blocks; ++b, sums.at += s.block, sums.bias += sums.bias ? s.block : 0)
+    for (i64 b = 0; b < blocks; ++b, sums.at += s.block, sums.scale += s.block, sums.bias += sums.bias ? s.block : 0)
       for (i64 out = 0; out < s.outs; ++out) {
         const i64 width = s.width(first + b);
         const T* w = weights + weights_at(s, first + b, out, c);
@@ -173,34 +157,6 @@ bool whole_steps(const Strassen& s, const View<S>& out) {
 
 }  // namespace
 
-template <class T>
-void pack_weights(const Strassen& s, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  const i64 chunks = ceil_div(s.channels, kPackedChannels), taps = s.taps();
-  parallel_for(s.groups * s.blocks * chunks, s.threads, [&](i64 task) {
-    const i64 group = task / chunks / s.blocks, b = task / chunks % s.blocks, begin = task % chunks * kPackedChannels;
-    const i64 some = std::min(kPackedChannels, s.channels - begin), width = s.width(b), quarter = kPackedChannels * taps * width;
-    T* spread = scratch<T>(0, 4 * quarter);
-    for (i64 q = 0; q < 4; ++q) {
-      View<const T> from = weight;
-      from.data +=
-          group * group_stride + (begin + q / 2 * s.channels) * weight.stride[0] + (b * s.block + q % 2 * s.outputs) * weight.stride[1];
-      spread_weights(k, from, s.kernel, some, width, spread + q * quarter, taps * width, width);
-    }
-    T* of_group = packed + group * s.weight_elements() / s.groups;
-    std::vector<const T*> from(static_cast<std::size_t>(2 * some));
-    each_chunk(s, [&](const Chunk& c) {
-      if (begin < c.channel || begin >= c.channel + c.channels) return;
-      for (i64 out = 0; out < s.outs; ++out)
-        for (i64 in = 0; in < c.phases; ++in) {
-          for (i64 i = 0; i < 2 * some; ++i)
-            from[std::size_t(i)] = spread + i % 2 * 2 * quarter + (i / 2 * taps + out + c.phase + in) * width;
-          T* to = of_group + weights_at(s, b, out, c) + (in * c.channels + begin - c.channel) * width;
-          k.join_weights(from.data(), quarter, some, width, to, width, c.terms() * width);
-        }
-    });
-  });
-}
-
 template <class T, class S>
 void run(const Strassen& s, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
   const bool past = s.large && epilogue.activation == Activation::none && whole_steps(s, out);
@@ -209,7 +165,7 @@ void run(const Strassen& s, const Kernels<T>& k, View<const T> in, const Weights
               end = std::min(s.blocks, begin + s.blocks_per_run);
     View<const T> from = in;
     from.data += group * 2 * s.channels * in.stride[1];
-    const Task<T> task(s, k, PairBox(s, index / s.runs / s.groups), from, weights.packed + group * s.weight_elements() / s.groups);
+    const Task<T> task(s, k, PairBox(s, index / s.runs / s.groups), from, weights.packed + group * s.group_elements());
     for (i64 first = begin, blocks; first < end; first += blocks) {
       blocks = std::min(s.blocks_at_once, end - first);
       const i64 channel = group * 2 * s.outputs + first * s.block;
@@ -220,11 +176,11 @@ void run(const Strassen& s, const Kernels<T>& k, View<const T> in, const Weights
       const i64 wide = s.width(first, blocks), half = direct ? s.outputs : wide;
       const Pixels<T> sums = direct ? as_pixels<T>(to) : packed_pixels<T>(task.room.sums, task.box.out_size, 2 * wide, task.box.out_begin);
       const auto targets = pairs_of<T>(s, task.box, Side::out, sums, nullptr);
-      const T* bias = epilogue.bias ? epilogue.bias + channel : nullptr;
+      const T *bias = epilogue.bias ? epilogue.bias + channel : nullptr, *scale = task.weights + s.out_scales() + first * s.block;
       each_chunk(s, [&](const Chunk& c) {
         if (!c.all(s) || first == begin) task.join(c);
         task.compute(c, first, blocks, targets,
-                     {nullptr, 0, half, !c.begins(), c.begins() ? bias : nullptr, s.outputs, direct && past && c.ends(s)});
+                     {nullptr, 0, half, !c.begins(), scale, c.begins() ? bias : nullptr, s.outputs, direct && past && c.ends(s)});
       });
       for (i64 m = 0; m < 2; ++m, to.data += s.outputs * out.stride[1]) finish(task, sums, m * half, wide, epilogue, to, direct);
     }
@@ -233,8 +189,5 @@ void run(const Strassen& s, const Kernels<T>& k, View<const T> in, const Weights
 }
 
 TCONV_RUNS(Strassen)
-#define TCONV_STRASSEN(T) template void pack_weights<T>(const Strassen&, const Kernels<T>&, View<const T>, i64, T*);
-TCONV_STRASSEN(float)
-TCONV_STRASSEN(double)
 
 }  // namespace tconv

@@ -7,6 +7,10 @@
 // two rows of quarters, halves of the channels that are summed over their columns, halves of the outputs the columns of the result.
 // One level of it takes 7/8 of the multiply-adds, and rounds as well as direct sums do whose parts are twice as long.
 //
+// It adds channels to one another, so that the smaller ones would be rounded like the larger ones. So every channel of a weight is brought
+// to about 1 by a power of two, that of the outputs and then that of the inputs, and inputs and sums are multiplied by what was taken off:
+// exactly, but for overflow (outside and inside scaling: Ballard, Benson, Druinsky, Lipshitz, Schwartz, arXiv:1507.00687).
+//
 //   V[7][pair of positions][phase, half of the channels]     the inputs' quarters, added up
 //   U[7][phase, half of the channels][lane]                  the weights', for each output phase and block of lanes of half the outputs
 //   M[7][pair of positions][lane]                            = V x U
@@ -16,6 +20,7 @@
 // blocks whose sums are held together pass over V before it is made of the next ones.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -36,13 +41,12 @@ struct Strassen : Blocks {  // of half the outputs of a group
 
     i64 units() const { return ceil_div(count, unit); }
     void cut(i64 into) { turns = into, box = ceil_div(units(), turns); }
-    i64 begin(i64 turn) const {
-      return count < unit * piece_begin(turn, turns, units()) ? count : unit * piece_begin(turn, turns, units());
-    }
+    i64 begin(i64 turn) const { return std::min(count, unit * piece_begin(turn, turns, units())); }
   };
 
   Along axis[3];
-  i64 batch, groups, channels, ins, outs;  // half the channels of a group; phases that are summed over, and written
+  i64 batch, groups, element_bytes;
+  i64 channels, ins, outs;  // half the channels of a group; phases that are summed over, and written
   i64 kernel[3];
   i64 phases_at_once, channels_at_once;      // of V
   i64 part;                                  // terms of a part of a sum at most
@@ -57,13 +61,14 @@ struct Strassen : Blocks {  // of half the outputs of a group
   i64 terms() const { return ins * channels; }
   i64 chunks() const { return ceil_div(ins, phases_at_once) * ceil_div(channels, channels_at_once); }
   i64 boxes() const { return ceil_div(batch, images) * axis[0].turns * axis[1].turns * axis[2].turns; }
-  i64 weight_elements() const { return groups * kStrassen * outs * terms() * outputs; }
+  // Of a group: joined weights, the scales of its inputs, those of its outputs.
+  i64 joined() const { return kStrassen * outs * terms() * outputs; }
+  i64 out_scales() const { return joined() + round_up(2 * channels, 16); }
+  i64 group_elements() const { return out_scales() + 2 * outputs; }
+  i64 weight_elements() const { return groups * group_elements(); }
   i64 pixel_pitch() const { return tconv::pixel_pitch(2 * channels); }
   // Elements from pair to pair of V, and of M.
   i64 pitch() const { return round_up(phases_at_once * channels_at_once, 16) | 16; }
-  // Where the weights of a block for an output phase begin, of a group's.
-  i64 weights_before(i64 b, i64 out) const { return kStrassen * terms() * (b * block * outs + out * width(b)); }
-
   // What a thread keeps: V, M, sums, inputs, zeros.
   static constexpr int kParts = 5;
   std::array<i64, kParts> parts() const;
@@ -74,9 +79,31 @@ struct Strassen : Blocks {  // of half the outputs of a group
   }
 
  private:
-  void share_out(i64 element_bytes);
+  void share_out();
   void grow_box(i64 most);
 };
+
+// Some of the terms of a sum: phases and channels of a half.
+struct Chunk {
+  i64 phase, phases, channel, channels;
+
+  i64 terms() const { return phases * channels; }
+  bool begins() const { return phase == 0 && channel == 0; }
+  bool ends(const Strassen& s) const { return phase + phases == s.ins && channel + channels == s.channels; }
+  bool all(const Strassen& s) const { return begins() && ends(s); }
+};
+
+template <class F>
+void each_chunk(const Strassen& s, F body) {
+  for (i64 p = 0; p < s.ins; p += s.phases_at_once)
+    for (i64 c = 0; c < s.channels; c += s.channels_at_once)
+      body(Chunk{p, std::min(s.phases_at_once, s.ins - p), c, std::min(s.channels_at_once, s.channels - c)});
+}
+
+// Where a group's joined weights begin of block b, an output phase and a chunk: [product][phase, channel][lane]; chunks follow one another.
+inline i64 weights_at(const Strassen& s, i64 b, i64 out, const Chunk& c) {
+  return kStrassen * (s.terms() * (b * s.block * s.outs + out * s.width(b)) + s.width(b) * (c.phase * s.channels + c.channel * c.phases));
+}
 
 // Estimated cycles on one thread, with or without joining the weights.
 double cycles(const Strassen& plan, bool channels_last, bool with_weights);

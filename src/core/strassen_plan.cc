@@ -10,6 +10,8 @@ namespace {
 
 // Of a core's second-level cache: bytes of V, and of sums. Pairs of a box at most and, as long as threads have enough of them, at least.
 constexpr i64 kInputBytes = 704 << 10, kSumsBytes = 384 << 10, kMostPairs = 192, kFewestPairs = 24;
+// However few pairs that leaves, of turned inputs and of the sums of a block.
+constexpr i64 kTurnedBytes = 3 << 20, kMostSumsBytes = 1 << 20;
 constexpr double kFarWeightBytes = 16 << 20;
 constexpr i64 kTermsAtOnce = 256;  // of V
 // Terms of a part: half of what direct sums have, as quarters of sums round twice as much.
@@ -26,17 +28,18 @@ std::string Strassen::refusal(const Spec& spec, Direction direction, i64 lanes) 
   const i64 channels = (forward ? spec.in_channels : spec.out_channels) / spec.groups,
             outputs = (forward ? spec.out_channels : spec.in_channels) / spec.groups;
   for (const Axis& a : spec.axis)
-    if (a.kernel != a.stride) return "its kernels overlap or leave gaps";
+    if (a.kernel != a.stride || (a.kernel > 1 && a.dilation > 1)) return "its kernels overlap or leave gaps";
   if (channels % 2) return "an odd number of channels has no halves";
   if (outputs == 0 || outputs % (2 * lanes)) return "half the channels that a group writes are not whole vectors";
   return {};
 }
 
-Strassen::Strassen(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes)
+Strassen::Strassen(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes_)
     : Blocks((direction == Direction::forward ? spec.out_channels : spec.in_channels) / spec.groups / 2,
-             element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes),
+             element_bytes_ == 8 ? isa.f64->lanes : isa.f32->lanes),
       batch(spec.batch),
       groups(spec.groups),
+      element_bytes(element_bytes_),
       ins(1),
       outs(1),
       threads(threads_),
@@ -59,7 +62,7 @@ Strassen::Strassen(const Spec& spec, Direction direction, const Isa& isa, int th
   channels_at_once = channels <= kTermsAtOnce ? channels : round_up(even(channels, kTermsAtOnce), 16);
   phases_at_once = even(ins, kTermsAtOnce / channels_at_once);
   part = std::clamp(terms() / 2, kFewestTerms, kPart);
-  share_out(element_bytes);
+  share_out();
 }
 
 // Boxes grow from the row outwards, as those of plan.h.
@@ -82,11 +85,13 @@ void Strassen::grow_box(i64 most) {
 
 // Boxes as large as the caches have room for, each for all blocks, or smaller ones with which threads end closer together; where they would
 // not feed all threads, runs of blocks: whatever ends first.
-void Strassen::share_out(i64 element_bytes) {
-  const i64 most = std::clamp<i64>(kInputBytes / (kStrassen * phases_at_once * channels_at_once * element_bytes), kFewestPairs, kMostPairs);
+void Strassen::share_out() {
+  const i64 room = std::clamp<i64>(kInputBytes / (kStrassen * phases_at_once * channels_at_once * element_bytes), kFewestPairs, kMostPairs);
+  const i64 turned = 2 * ins * pixel_pitch() * element_bytes, sums = 2 * outs * 2 * block * element_bytes;  // of a pair
+  const i64 most = std::max<i64>(1, std::min({room, kTurnedBytes / turned, kMostSumsBytes / sums}));
   double lowest = 1e300;
   i64 best = most;
-  for (i64 size = most; size >= kFewestPairs / 2; size = std::min(size, pairs) - 1) {
+  for (i64 size = most; size == most || size >= kFewestPairs / 2; size = std::min(size, pairs) - 1) {
     grow_box(size);
     const i64 tasks = std::max<i64>(1, boxes() * groups), wanted = threads > 1 ? ceil_div(2 * threads, tasks) : 1;
     for (i64 r = 1; r <= std::min(blocks, wanted); ++r) {
@@ -106,19 +111,21 @@ std::array<i64, Strassen::kParts> Strassen::parts() const {
           images * in_positions * pixel_pitch(), 2 * channels};
 }
 
-// Whole tiles of the microkernel; a vector of inputs joined, which wait for the second-level cache; a vector of each half of the outputs; a
-// vector transposed. (Fitted to 15 layers of 256 to 1024 channels, forward and by the input, both layouts.)
+// Whole tiles of the microkernel; a vector of inputs joined, which waits for the second-level cache; a vector of each half of the outputs;
+// a vector transposed. (Fitted to 15 layers of 256 to 1024 channels, forward and by the input, both layouts, and to vectors of 64 bytes;
+// shorter ones take as long a byte.)
 double cycles(const Strassen& s, bool channels_last, bool with_weights) {
   double pairs = double(s.batch), in = double(2 * s.channels), out = double(2 * s.outputs);
   for (const Strassen::Along& a : s.axis) pairs *= double(a.units()), in *= double(a.in_size), out *= double(a.out_size);
-  const double vectors = double(s.outputs) / double(s.lanes), chunks = double(s.chunks());
+  const double line = double(s.lanes * s.element_bytes) / double(kLine), chunks = double(s.chunks());
   const double turns = chunks > 1 ? double(ceil_div(s.blocks, s.blocks_at_once)) : 1;
   const double products = s.take(1.05, s.multiply) * double(kStrassen * s.outs) * double(s.terms() + 8 * ceil_div(s.terms(), s.part));
-  const double joined = 110 * turns * double(s.ins * ceil_div(s.channels, s.lanes)), parted = 26 * double(s.outs) * vectors * chunks;
-  const double moved = channels_last ? 0 : 6 * double(s.batch) * (in + out) / double(s.lanes);
-  const double weights = double(s.weight_elements() / s.groups), read = 0.2 * double(s.boxes()) * weights;
-  const double join = 0.8 + 2.2 * std::min(1.5, weights * (s.lanes >= 8 ? 4 : 8) / kFarWeightBytes);
-  return 0.905 * double(s.groups) * (pairs * (products + joined + parted) + moved + read + (with_weights ? join * weights : 0));
+  const double joined = 110 * line * turns * double(s.ins * ceil_div(s.channels, s.lanes));
+  const double parted = 26 * line * chunks * double(s.outs * s.outputs) / double(s.lanes);
+  const double moved = channels_last ? 0 : 6 * line * double(s.batch) * (in + out) / double(s.lanes);
+  const double weights = double(s.joined()), far = weights * double(s.element_bytes) / kFarWeightBytes;
+  const double kept = 0.375 * double(s.boxes()) * weights + (with_weights ? (4.0 + 4.5 * std::min(1.5, far)) * weights : 0);
+  return 0.885 * double(s.groups) * (pairs * (products + joined + parted) + moved + kept);
 }
 
 }  // namespace tconv

@@ -171,7 +171,8 @@ def conv_transpose(
     With "direct", a NaN or an infinity in x reaches the outputs that its stamp covers and no others; one in w may reach
     outputs at the border besides. Winograd's tiles, which "auto" may take for layers of 16 channels and more, mix
     neighbours: a NaN may reach outputs a few pixels further, and an output that no input reaches is zero up to rounding.
-    Strassen's quarters, which it may take for sums of 256 terms and more, mix two neighbours of a row.
+    Strassen's quarters, which it may take for sums of 256 terms and more, mix two neighbours of a row, and each channel with
+    one that is half of all channels further on: there too a zero is one up to rounding, and a NaN in x or w may reach both.
 
     Arrays of other libraries that lie in the CPU's memory and have `__dlpack__` (PyTorch, JAX, TensorFlow, MLX, ...) are read where
     they lie, all of a call from one library, and the result is an array of that library, over the memory we wrote where it
