@@ -5,7 +5,7 @@
 //
 // and no transform of few taps makes them cheaper. Strassen's product of quarters (quarters.h) does: neighbouring positions of a row are
 // two rows of quarters, halves of the channels that are summed over their columns, halves of the outputs the columns of the result.
-// One level of it takes 7/8 of the multiply-adds, and rounds as well as direct sums do whose parts are twice as long.
+// One level of it takes 7/8 of the multiply-adds, and rounds as well as direct sums do whose parts are three times as long.
 //
 // It adds channels to one another, so that the smaller ones would be rounded like the larger ones. So every channel of a weight is brought
 // to about 1 by a power of two, that of the outputs and then that of the inputs, and inputs and sums are multiplied by what was taken off:

@@ -14,8 +14,8 @@ constexpr i64 kInputBytes = 704 << 10, kSumsBytes = 384 << 10, kMostPairs = 192,
 constexpr i64 kTurnedBytes = 3 << 20, kMostSumsBytes = 1 << 20;
 constexpr double kFarWeightBytes = 16 << 20;
 constexpr i64 kTermsAtOnce = 256;  // of V
-// Terms of a part: half of what direct sums have, as quarters of sums round twice as much.
-constexpr i64 kPart = 128, kFewestTerms = 32;
+// Terms of a part of a sum: a third of what direct sums have, as sums of quarters round twice as much.
+constexpr i64 kPart = 96, kFewestTerms = 32, kSumParts = 3;
 
 // Reading a block's weights takes as long as multiplying so many pairs by them, and joining inputs as so many blocks.
 constexpr double kWeightPairs = 6, kInputBlocks = 0.3;
@@ -61,7 +61,7 @@ Strassen::Strassen(const Spec& spec, Direction direction, const Isa& isa, int th
   large = out_bytes >= double(kStreamBytes);
   channels_at_once = channels <= kTermsAtOnce ? channels : round_up(even(channels, kTermsAtOnce), 16);
   phases_at_once = even(ins, kTermsAtOnce / channels_at_once);
-  part = std::clamp(terms() / 2, kFewestTerms, kPart);
+  part = std::clamp(ceil_div(terms(), kSumParts), kFewestTerms, kPart);
   share_out();
 }
 

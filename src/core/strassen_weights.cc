@@ -45,10 +45,16 @@ struct Spread {
   }
 };
 
-// The power of two next above a number, as far as it and its inverse are numbers: then 0 is as small as that.
+// The largest elements of channels to powers of two, as far as these and their inverses are numbers: by how far each is from the mean of
+// their logarithms, so that channels that differ little have the same one. What is 0 becomes as small as can be.
 template <class T>
-T next_power(T most) {
-  return std::ldexp(T(1), most > 0 ? std::clamp(std::ilogb(most), -kMostPower, kMostPower) + 1 : -kMostPower);
+void to_powers(T* scales, i64 count) {
+  double sum = 0, some = 0;
+  for (i64 i = 0; i < count; ++i)
+    if (scales[i] > 0 && std::isfinite(scales[i])) sum += std::log2(double(scales[i])), ++some;
+  const double mean = some > 0 ? sum / some : 0, most = kMostPower;
+  for (i64 i = 0; i < count; ++i)
+    scales[i] = std::ldexp(T(1), int(std::clamp(std::round(mean) + std::round(std::log2(double(scales[i])) - mean), -most, most)));
 }
 
 // Lane by lane the largest of some taps and of what is there.
@@ -58,17 +64,15 @@ void find_most(const T* w, i64 taps, i64 width, T* most) {
     for (i64 lane = 0; lane < width; ++lane) most[lane] = std::fabs(w[lane]) > most[lane] ? std::fabs(w[lane]) : most[lane];
 }
 
-// Scales of the outputs of a block, and then of some inputs, whose weights they divide.
+// The largest elements of the outputs of a block; and of some inputs, once the scales of the outputs divide them.
 template <class T>
-void find_out_scales(const Strassen& s, i64 b, const Spread<T>& spread) {
+void find_outputs(const Strassen& s, i64 b, const Spread<T>& spread) {
   for (i64 half : {i64(0), s.outputs}) std::fill_n(spread.out + half + b * s.block, s.width(b), T(0));
   for (i64 c = 0; c < s.channels; c += kPackedChannels)
     spread.each(b, c, spread(b, c), [&](i64, i64 output, const T* w) { find_most(w, s.taps(), s.width(b), spread.out + output); });
-  for (i64 half : {i64(0), s.outputs})
-    for (i64 lane = half + b * s.block; lane < half + b * s.block + s.width(b); ++lane) spread.out[lane] = next_power(spread.out[lane]);
 }
 template <class T>
-void find_in_scales(const Strassen& s, i64 channel, const Spread<T>& spread) {
+void find_inputs(const Strassen& s, i64 channel, const Spread<T>& spread) {
   for (i64 half : {i64(0), s.channels}) std::fill_n(spread.in + half + channel, spread.some(s, channel), T(0));
   for (i64 b = 0; b < s.blocks; ++b)
     spread.each(b, channel, spread(b, channel), [&](i64 c, i64 output, const T* w) {
@@ -76,8 +80,6 @@ void find_in_scales(const Strassen& s, i64 channel, const Spread<T>& spread) {
       find_most(w, s.taps(), s.width(b), most);
       for (i64 lane = 0; lane < s.width(b); ++lane) spread.in[c] = std::max(spread.in[c], most[lane] / spread.out[output + lane]);
     });
-  for (i64 half : {i64(0), s.channels})
-    for (i64 c = half + channel; c < half + channel + spread.some(s, channel); ++c) spread.in[c] = next_power(spread.in[c]);
 }
 
 // Some channels of a block: scaled, exactly, and joined.
@@ -116,8 +118,10 @@ void pack_weights(const Strassen& s, const Kernels<T>& k, View<const T> weight, 
     T* to = packed + group * s.group_elements();
     return Spread<T>{s, k, of_group, to + s.joined(), to + s.out_scales()};
   };
-  parallel_for(s.groups * s.blocks, s.threads, [&](i64 task) { find_out_scales(s, task % s.blocks, spread(task / s.blocks)); });
-  parallel_for(s.groups * chunks, s.threads, [&](i64 task) { find_in_scales(s, task % chunks * kPackedChannels, spread(task / chunks)); });
+  parallel_for(s.groups * s.blocks, s.threads, [&](i64 task) { find_outputs(s, task % s.blocks, spread(task / s.blocks)); });
+  for (i64 group = 0; group < s.groups; ++group) to_powers(spread(group).out, 2 * s.outputs);
+  parallel_for(s.groups * chunks, s.threads, [&](i64 task) { find_inputs(s, task % chunks * kPackedChannels, spread(task / chunks)); });
+  for (i64 group = 0; group < s.groups; ++group) to_powers(spread(group).in, 2 * s.channels);
   parallel_for(s.groups * s.blocks * chunks, s.threads, [&](i64 task) {
     const i64 group = task / chunks / s.blocks;
     join_block(s, task / chunks % s.blocks, task % chunks * kPackedChannels, spread(group), packed + group * s.group_elements());

@@ -73,8 +73,8 @@ def kernels() -> tuple[str, ...]:
 
     A name is METHOD_ISA. Direct methods multiply every tap: a vector's lanes run over output "positions", over output
     "channels", in "depthwise" layers over the groups, or along their "rows"; "direct" takes the one that is estimated fastest
-    for the problem. "strassen" takes 7 multiplications for 8 where kernels are as long as their strides, and rounds about one
-    and a half times as much (Strassen 1969). "winograd" multiplies less and rounds a little worse, in tiles of 2 to 4 positions along each axis of a
+    for the problem. "strassen" takes 7 multiplications for 8 where kernels are as long as their strides, and rounds 1.2 to
+    1.6 times as much (Strassen 1969). "winograd" multiplies less and rounds a little worse, in tiles of 2 to 4 positions along each axis of a
     stride phase of 2 to 4 taps, or of pieces of 3 taps where it has more, whichever are estimated fastest; "winograd2" and
     "winograd4" take tiles of 2 and 4 where a phase or piece has 2 or 3 taps. It refuses phases without taps, or with many more.
     "auto" takes whatever is estimated fastest, but for the last two.
