@@ -87,9 +87,8 @@ def test_a_method_alone_is_that_of_the_best_instruction_set(method):
 @pytest.mark.parametrize("forward", [True, False])
 def test_weights_of_one_signature_are_packed_alike(forward, layout):
     """Whoever keeps packed weights, for an operator or a PyTorch parameter, takes them for every size of the same signature."""
-    named = [
-        Problem((4, 4), (5, 5), (1, 1), (1, 1), ((2, 2), (2, 2)), cin=7, cout=64)
-    ]  # read as it lies for few positions, and not for many
+    # Read as it lies for few positions, and not for many.
+    named = [Problem((4, 4), (5, 5), (1, 1), (1, 1), ((2, 2), (2, 2)), cin=7, cout=64)]
     rng = np.random.default_rng(7)
     for p in named + [random_problem(seed) for seed in range(70_000, 70_040)]:
         more = rng.choice([1, 4, 9, 21], 2)

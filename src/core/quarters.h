@@ -3,7 +3,7 @@
 //
 //   y[a][m] = sum over h of x[a][h] w[h][m]  =  sum over i < 7 of Out[a, m][i] (sum of In[i] x) (sum of Weight[i] w)
 //
-// Of the known ways with 7 products it rounds least (Winograd's variant, which saves three additions, a third more). See vec.h for what
+// Winograd's variant saves three additions and rounds a third more. See vec.h for what
 // may be included here.
 #pragma once
 
