@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import test_kernels
 from definition import Judge, Problem, assert_same_bits
-from test_winograd import relative_error
+from test_winograd import check_between_fences, check_nothing_around, relative_error
 
 import tconv
 from tconv import _core
@@ -141,30 +141,11 @@ def test_no_bit_depends_on_other_images():
 
 
 def test_out_is_written_and_nothing_around_it():
-    for seed in range(81_000, 81_020):
-        p = strassen_problem(seed)
-        judge = Judge(p)
-        for operator in OPERATORS:
-            shape = judge.run(operator, tconv, algorithm="strassen").shape
-            buffer = np.full([n + 5 for n in shape], -77.0, p.dtype)
-            view = buffer[tuple(slice(2, 2 + n) for n in shape)]
-            judge.check(operator, np.ascontiguousarray(judge.run(operator, tconv, algorithm="strassen", out=view)), "out", mixes=True)
-            view[...] = -77.0
-            assert np.all(buffer == -77.0), p
+    check_nothing_around(map(strassen_problem, range(81_000, 81_020)), "strassen", OPERATORS)
 
 
 def run_between_fences() -> None:
-    """Every array ends, then begins, at an unreadable page."""
-    for kernel, seed, at_end in product(KERNELS, range(82_000, 82_010), (True, False)):
-        p, fenced = strassen_problem(seed), test_kernels.Fenced()
-        plain = Judge(p)
-        x, grad, w = (fenced.array(a, at_end) for a in (p.arranged(plain.x), p.arranged(plain.grad), plain.w))
-        out, back = (fenced.array(np.zeros_like(a), at_end) for a in (grad, x))
-        bias = None if plain.bias is None else fenced.array(plain.bias, at_end)
-        words = {**p.words, "algorithm": kernel, "threads": 2}
-        plain.check("forward", tconv.conv_transpose(x, w, bias, **words, out=out), kernel, mixes=True)
-        plain.check("grad_input", tconv.conv_transpose_grad_input(grad, w, p.size, **words, out=back), kernel, mixes=True)
-    print("done")
+    check_between_fences(KERNELS, [strassen_problem(seed) for seed in range(82_000, 82_010)], OPERATORS)
 
 
 def test_no_access_beyond_the_arrays():

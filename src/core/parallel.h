@@ -69,12 +69,18 @@ T* scratch(int slot, i64 elements) {
   return static_cast<T*>(scratch(slot, elements * i64(sizeof(T))));
 }
 
-// Buffers of one use, side by side in one piece of scratch memory, each from a cache line on.
-template <class T, std::size_t N>
-void scratch(int slot, const std::array<i64, N>& sizes, T** const (&parts)[N]) {
+// Elements of buffers that lie side by side, each from a cache line on.
+template <std::size_t N>
+i64 side_by_side(const std::array<i64, N>& sizes) {
   i64 total = 0;
   for (i64 size : sizes) total += round_up(size, 64);
-  T* at = scratch<T>(slot, total);
+  return total;
+}
+
+// Buffers of one use in one piece of scratch memory.
+template <class T, std::size_t N>
+void scratch(int slot, const std::array<i64, N>& sizes, T** const (&parts)[N]) {
+  T* at = scratch<T>(slot, side_by_side(sizes));
   for (std::size_t i = 0; i < N; ++i) *parts[i] = at, at += round_up(sizes[i], 64);
 }
 

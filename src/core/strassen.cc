@@ -20,10 +20,7 @@ struct PairBox {
       const Strassen::Along& a = s.axis[i];
       const i64 turn = index % a.turns;
       index /= a.turns;
-      at[i] = a.begin(turn), size[i] = a.begin(turn + 1) - at[i];
-      const auto clip = [](i64 begin, i64 stop, i64 most, i64& from, i64& count) {
-        from = std::clamp<i64>(begin, 0, most), count = std::clamp<i64>(stop, from, most) - from;
-      };
+      at[i] = a.position(turn), size[i] = a.position(turn + 1) - at[i];
       const i64 first = a.first + at[i], end = first + size[i];
       clip(a.in_stride * first - a.in_lo, a.in_stride * end - a.in_lo, a.in_size, in_begin[i], in_size[i]);
       clip(a.out_stride * first - a.out_lo, a.out_stride * end - a.out_lo, a.out_size, out_begin[i], out_size[i]);

@@ -24,6 +24,8 @@
 #include <array>
 #include <string>
 
+#include "boxes.h"
+#include "parallel.h"
 #include "plan.h"
 
 namespace tconv {
@@ -34,14 +36,11 @@ struct Strassen : Blocks {  // of half the outputs of a group
 
   static std::string refusal(const Spec& spec, Direction direction, i64 lanes);
 
-  struct Along {
+  struct Along : Turns {  // of tiles of `tile` positions, `count` of them from position `first` on
     i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo;
-    i64 first, count, unit;  // positions from `first` on; boxes begin at whole units of them
-    i64 turns, box;          // boxes, and units of the larger ones
+    i64 tile, first, count;
 
-    i64 units() const { return ceil_div(count, unit); }
-    void cut(i64 into) { turns = into, box = ceil_div(units(), turns); }
-    i64 begin(i64 turn) const { return std::min(count, unit * piece_begin(turn, turns, units())); }
+    i64 position(i64 turn) const { return std::min(count, tile * begin(turn)); }
   };
 
   Along axis[3];
@@ -60,7 +59,7 @@ struct Strassen : Blocks {  // of half the outputs of a group
   i64 taps() const { return ins * outs; }
   i64 terms() const { return ins * channels; }
   i64 chunks() const { return ceil_div(ins, phases_at_once) * ceil_div(channels, channels_at_once); }
-  i64 boxes() const { return ceil_div(batch, images) * axis[0].turns * axis[1].turns * axis[2].turns; }
+  i64 boxes() const { return ceil_div(batch, images) * around(axis); }
   // Of a group: joined weights, the scales of its inputs, those of its outputs.
   i64 joined() const { return kStrassen * outs * terms() * outputs; }
   i64 out_scales() const { return joined() + round_up(2 * channels, 16); }
@@ -72,11 +71,7 @@ struct Strassen : Blocks {  // of half the outputs of a group
   // What a thread keeps: V, M, sums, inputs, zeros.
   static constexpr int kParts = 5;
   std::array<i64, kParts> parts() const;
-  i64 workspace() const {
-    i64 total = 0;
-    for (i64 size : parts()) total += round_up(size, 64);
-    return total;
-  }
+  i64 workspace() const { return side_by_side(parts()); }
 
  private:
   void share_out();

@@ -54,7 +54,7 @@ Strassen::Strassen(const Spec& spec, Direction direction, const Isa& isa, int th
     a.in_stride = forward ? 1 : from.stride, a.out_stride = forward ? from.stride : 1;
     a.in_lo = forward ? 0 : from.lo, a.out_lo = forward ? from.lo : 0;
     a.first = floor_div(a.out_lo, a.out_stride), a.count = ceil_div(a.out_lo + a.out_size, a.out_stride) - a.first;
-    a.unit = i == 2 ? 2 : 1;
+    a.tile = i == 2 ? 2 : 1, a.tiles = ceil_div(a.count, a.tile);
     kernel[i] = from.kernel, (forward ? outs : ins) *= from.kernel;
     out_bytes *= double(a.out_size);
   }
@@ -65,21 +65,13 @@ Strassen::Strassen(const Spec& spec, Direction direction, const Isa& isa, int th
   share_out();
 }
 
-// Boxes grow from the row outwards, as those of plan.h.
 void Strassen::grow_box(i64 most) {
-  const auto into = [](const Along& a, i64 wide) { return ceil_div(a.units(), std::clamp<i64>(wide, 1, std::max<i64>(1, a.units()))); };
-  for (Along& a : axis) a.cut(std::max<i64>(1, a.units()));
-  axis[2].cut(std::max<i64>(1, into(axis[2], most)));
-  if (axis[2].turns == 1) axis[1].cut(std::max<i64>(1, into(axis[1], most / std::max<i64>(1, axis[2].box))));
-  if (axis[1].turns == 1) axis[0].cut(std::max<i64>(1, into(axis[0], most / std::max<i64>(1, axis[1].box * axis[2].box))));
-  images = 1;
-  const i64 image = axis[0].box * axis[1].box * axis[2].box, all = std::max<i64>(batch, 1);
-  if (axis[0].turns * axis[1].turns * axis[2].turns == 1) images = even(all, std::max<i64>(1, most / std::max<i64>(1, image)));
-  pairs = image * images;
+  images = tconv::grow_box(axis, batch, most);
+  pairs = axis[0].box * axis[1].box * axis[2].box * images;
   in_positions = out_positions = 1;
   for (const Along& a : axis) {
-    in_positions *= std::min(a.in_size, a.in_stride * a.box * a.unit);
-    out_positions *= std::min(a.out_size, a.out_stride * a.box * a.unit);
+    in_positions *= std::min(a.in_size, a.in_stride * a.box * a.tile);
+    out_positions *= std::min(a.out_size, a.out_stride * a.box * a.tile);
   }
 }
 
@@ -116,7 +108,7 @@ std::array<i64, Strassen::kParts> Strassen::parts() const {
 // shorter ones take as long a byte; and 2 % more than fitted, which have to be saved, as errors grow.)
 double cycles(const Strassen& s, bool channels_last, bool with_weights) {
   double pairs = double(s.batch), in = double(2 * s.channels), out = double(2 * s.outputs);
-  for (const Strassen::Along& a : s.axis) pairs *= double(a.units()), in *= double(a.in_size), out *= double(a.out_size);
+  for (const Strassen::Along& a : s.axis) pairs *= double(a.tiles), in *= double(a.in_size), out *= double(a.out_size);
   const double line = double(s.lanes * s.element_bytes) / double(kLine), chunks = double(s.chunks());
   const double turns = chunks > 1 ? double(ceil_div(s.blocks, s.blocks_at_once)) : 1;
   const double products = s.take(1.05, s.multiply) * double(kStrassen * s.outs) * double(s.terms() + 8 * ceil_div(s.terms(), s.part));

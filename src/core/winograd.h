@@ -38,6 +38,8 @@
 #include <array>
 #include <string>
 
+#include "boxes.h"
+#include "parallel.h"
 #include "plan.h"
 
 namespace tconv {
@@ -61,16 +63,12 @@ struct Winograd : Blocks {
     i64 taps = 0, reach = 0, points = 0, weights = 0;  // where filters begin to read; points whose weights differ
     std::vector<i64> in, out;                          // inputs where each piece of each phase begins, from there on; phases written
   };
-  struct Along {
+  struct Along : Turns {  // of tiles of `tile` positions, from position `first` on
     i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
-    i64 crop;                    // what phases were shifted by, so that position 0 has all of its outputs: out_lo is 0 then
-    i64 tile, first, tiles;      // tiles of `tile` positions, from position `first` on
+    i64 crop;  // what phases were shifted by, so that position 0 has all of its outputs: out_lo is 0 then
+    i64 tile, first;
     std::vector<Class> classes;  // that of the most taps first
-    i64 turns, box;              // boxes, and tiles of the larger ones, which come first
     bool forward;
-
-    void cut(i64 into) { turns = into, box = ceil_div(tiles, turns); }
-    i64 begin(i64 turn) const { return piece_begin(turn, turns, tiles); }
 
     // Kernel element at step j of a filter that reads from `in` on and writes phase `out`.
     i64 element(const Class& c, i64 in, i64 out, i64 j) const {
@@ -107,8 +105,7 @@ struct Winograd : Blocks {
   void share_boxes(i64 most);
   // Boxes alone, of the first axis that is cut so many more.
   void grow_box(i64 most, i64 more = 0);
-  i64 boxes() const { return ceil_div(batch, images) * around(); }
-  i64 around() const { return axis[0].turns * axis[1].turns * axis[2].turns; }
+  i64 boxes() const { return ceil_div(batch, images) * around(axis); }
   i64 many_points() const;     // on how many axes tiles take as many as round worse
   bool deep() const;           // whether tiles have three axes
   double tile_cycles() const;  // of a group and all images
@@ -133,11 +130,7 @@ struct Winograd : Blocks {
   // What a thread keeps: V, M, sums, inputs, room, one tile's inputs over a border, biases; by blocks a block's taps and points.
   static constexpr int kParts = 9;
   std::array<i64, kParts> parts() const;
-  i64 workspace() const {
-    i64 total = 0;
-    for (i64 size : parts()) total += round_up(size, 64);
-    return total;
-  }
+  i64 workspace() const { return side_by_side(parts()); }
 
  private:
   void choose_tiles(const Spec& spec, bool forward, int wanted, i64 element_bytes, Serves serves);

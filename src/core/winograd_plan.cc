@@ -332,20 +332,9 @@ double Winograd::end(i64 wide) const {
   });
 }
 
-// Boxes grow from the row outwards, as those of plan.h.
 void Winograd::grow_box(i64 most, i64 more) {
-  for (Along& a : axis) a.cut(a.tiles);
-  images = 1;
-  const auto into = [](const Along& a, i64 wide) { return ceil_div(a.tiles, std::clamp<i64>(wide, 1, a.tiles)); };
-  axis[2].cut(into(axis[2], most));
-  if (axis[2].turns == 1) axis[1].cut(into(axis[1], most / axis[2].box));
-  if (axis[1].turns == 1) axis[0].cut(into(axis[0], most / (axis[1].box * axis[2].box)));
-  for (Along& a : axis)
-    if (a.turns > 1 && more) a.cut(std::min(a.tiles, a.turns + more)), more = 0;
-  const i64 image = axis[0].box * axis[1].box * axis[2].box;
-  const i64 all = std::max<i64>(batch, 1);
-  if (around() == 1) images = ceil_div(all, std::min(all, ceil_div(all, std::max<i64>(1, most / image)) + more));
-  tiles = image * images;
+  images = tconv::grow_box(axis, batch, most, more);
+  tiles = axis[0].box * axis[1].box * axis[2].box * images;
   in_positions = out_positions = 1;
   for (const Along& a : axis) {
     in_positions *= std::min(a.in_size, a.in_stride * (a.box * a.tile - 1 + a.reach_end() - a.reach_begin()));

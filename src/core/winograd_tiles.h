@@ -45,9 +45,6 @@ struct TileBox {
     for (int i = 0; i < 3; ++i) {
       const Winograd::Along& a = w.axis[i];
       const i64 first = position(a, i, 0), end = first + size[i] * a.tile;
-      const auto clip = [](i64 begin, i64 stop, i64 most, i64& from, i64& count) {
-        from = std::clamp<i64>(begin, 0, most), count = std::clamp<i64>(stop, from, most) - from;
-      };
       clip(a.in_stride * (first + a.reach_begin()) - a.in_lo, a.in_stride * (end - 1 + a.reach_end()) - a.in_lo, a.in_size, in_begin[i],
            in_size[i]);
       clip(a.out_stride * first - a.out_lo, a.out_stride * end - a.out_lo, a.out_size, out_begin[i], out_size[i]);
