@@ -47,6 +47,12 @@ def test_the_same_bits_for_any_number_of_threads(problem, layout, dtype):
     assert_same_bits(shared.T(p.arranged(judge.grad)), alone.T(p.arranged(judge.grad)), f"Operator.T {p}")
 
 
+def test_more_threads_than_tasks_and_than_shares():
+    judge = Judge(LAYERS[4])
+    for operator in OPERATORS:
+        assert_same_bits(judge.run(operator, tconv, threads=100), judge.run(operator, tconv, threads=1), operator)
+
+
 def test_the_same_bits_on_random_geometries():
     for seed in range(30_000, 30_150):
         judge = Judge(random_problem(seed, dtypes=("float32", "float64"), budget=600))

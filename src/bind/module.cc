@@ -371,8 +371,12 @@ NB_MODULE(_core, m) {
         "Find TensorFlow's C API in its loaded library: what it lacks, or nothing.");
   m.def("set_default_threads", &set_default_threads, nb::arg("threads"), "How many threads frameworks' calls use by default.");
   m.def(
-      "use_team", [](std::uintptr_t parallel) { use_team(reinterpret_cast<Team>(parallel)); }, nb::arg("parallel"),
-      "Run loops on the threads of the OpenMP runtime whose GOMP_parallel has this address; 0: on threads of our own.");
+      "use_team",
+      [](std::uintptr_t parallel, std::uintptr_t number) {
+        use_team(reinterpret_cast<Team>(parallel), reinterpret_cast<int (*)()>(number));
+      },
+      nb::arg("parallel"), nb::arg("number"),
+      "Run loops on the threads of the OpenMP runtime whose GOMP_parallel and omp_get_thread_num have these addresses; 0: on our own.");
   m.def(
       "methods", [] { return std::vector<std::string>(std::begin(kMethods), std::end(kMethods)); }, "The methods of each instruction set.");
   m.def(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -46,19 +47,40 @@ bool spin_until(Done done, bool may_spin) {
 }
 
 struct Job {
+  struct alignas(64) Share {  // a line of its own, as others are counted meanwhile
+    std::atomic<i64> next;
+    i64 end;
+  };
+  static constexpr int kShares = 64;
+
   void (*body)(void*, i64);
   void* context;
-  i64 tasks;
-  std::atomic<i64> next{0};
+  int shares;
+  Share share[kShares];
   std::atomic<bool> failed{false};
   std::exception_ptr error{};
 
-  void work() noexcept {
-    for (i64 task; !failed.load(std::memory_order_relaxed) && (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) try {
-        body(context, task);
-      } catch (...) {
-        if (!failed.exchange(true)) error = std::current_exception();
+  Job(void (*body_)(void*, i64), void* context_, i64 tasks, int threads)
+      : body(body_), context(context_), shares(std::min(threads, kShares)) {
+    for (int i = 0; i < shares; ++i) {
+      share[i].next.store(piece_begin(i, shares, tasks), std::memory_order_relaxed);
+      share[i].end = piece_begin(i + 1, shares, tasks);
+    }
+  }
+
+  void work(int thread) noexcept {
+    for (int i = 0; i < shares; ++i) {
+      Share& from = share[(thread + i) % shares];
+      while (!failed.load(std::memory_order_relaxed)) {
+        const i64 task = from.next.fetch_add(1, std::memory_order_relaxed);
+        if (task >= from.end) break;
+        try {
+          body(context, task);
+        } catch (...) {
+          if (!failed.exchange(true)) error = std::current_exception();
+        }
       }
+    }
   }
 };
 
@@ -80,7 +102,7 @@ class Pool {
       for (int i = 0; i < helpers; ++i)
         if (workers_[i]->asleep) workers_[i]->wake.notify_one();
     }
-    job.work();
+    job.work(0);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       job_ = nullptr;
@@ -138,7 +160,7 @@ class Pool {
         if (job) inside_.fetch_add(1, std::memory_order_relaxed);
       }
       if (!job) continue;
-      job->work();
+      job->work(number + 1);
       if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         std::lock_guard<std::mutex> lock(mutex_);
         done_.notify_one();
@@ -169,6 +191,7 @@ Pool& pool() {
 }
 
 std::atomic<Team> the_team{nullptr};
+std::atomic<int (*)()> the_number{nullptr};
 
 #if defined(__unix__) || defined(__APPLE__)
 // A forked child has none of the workers, and the locks may be held by threads it lacks: it starts a pool of its own.
@@ -191,23 +214,26 @@ struct Buffer {
 }  // namespace
 
 void parallel_for(i64 tasks, int threads, void (*body)(void*, i64), void* context) {
-  Job job{body, context, tasks};
-  const int helpers = int(tasks < threads ? tasks : threads) - 1;
-  Pool& workers = pool();
-  if (helpers > 0 && workers.busy.try_lock()) {
-    std::lock_guard<std::mutex> release(workers.busy, std::adopt_lock);
-    // A team of all threads, though there be fewer tasks: where its size changes, the runtime ends threads and starts others.
-    if (const Team team = the_team.load(std::memory_order_acquire))
-      team([](void* work) { static_cast<Job*>(work)->work(); }, &job, unsigned(threads), 0);
-    else
-      workers.run(job, helpers);
-  } else {
-    job.work();
+  const int workers = int(std::min<i64>(tasks, threads));
+  Pool& with = pool();
+  if (workers < 2 || !with.busy.try_lock()) {
+    for (i64 task = 0; task < tasks; ++task) body(context, task);
+    return;
   }
+  std::lock_guard<std::mutex> release(with.busy, std::adopt_lock);
+  Job job(body, context, tasks, workers);
+  // A team of all threads, though there be fewer tasks: where its size changes, the runtime ends threads and starts others.
+  if (const Team team = the_team.load(std::memory_order_acquire))
+    team([](void* work) { static_cast<Job*>(work)->work(the_number.load(std::memory_order_relaxed)()); }, &job, unsigned(threads), 0);
+  else
+    with.run(job, workers - 1);
   if (job.error) std::rethrow_exception(job.error);
 }
 
-void use_team(Team team) { the_team.store(team, std::memory_order_release); }
+void use_team(Team team, int (*number)()) {
+  if (team) the_number.store(number, std::memory_order_relaxed);
+  the_team.store(team, std::memory_order_release);
+}
 
 void* scratch(int slot, i64 bytes) {
   static thread_local Buffer buffers[4];

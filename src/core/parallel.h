@@ -14,9 +14,10 @@
 
 namespace tconv {
 
-// Calls body(context, task) for every task < tasks, on at most `threads` threads, the caller among them. Tasks are handed
-// out in order. If the pool is busy with another caller's loop, the caller runs all tasks itself. Safe after fork. A body may
-// call it again with one thread only.
+// Calls body(context, task) for every task < tasks, on at most `threads` threads, the caller among them. Each thread has its share of
+// them, adjacent ones, the same in every call: what it read and wrote in the last call, or in the layer before, is in its own caches. When
+// it is through, it takes what others have left. If the pool is busy with another caller's loop, the caller runs all tasks itself. Safe
+// after fork. A body may call it again with one thread only.
 // The first exception that a body throws is thrown again here, after all threads have stopped.
 void parallel_for(i64 tasks, int threads, void (*body)(void* context, i64 task), void* context);
 
@@ -31,8 +32,16 @@ constexpr i64 kFewTasks = 8;
 // When the last thread ends such a loop, if task i takes cost(i).
 template <class F>
 double last_end(i64 tasks, int threads, F&& cost) {
-  std::vector<double> ends(static_cast<std::size_t>(threads), 0.0);
-  for (i64 task = 0; task < tasks; ++task) *std::min_element(ends.begin(), ends.end()) += cost(task);
+  const i64 shares = std::max<i64>(1, std::min<i64>(tasks, threads));
+  std::vector<double> ends(static_cast<std::size_t>(shares), 0.0);
+  std::vector<i64> next;
+  for (i64 i = 0; i < shares; ++i) next.push_back(piece_begin(i, shares, tasks));
+  for (i64 left = tasks; left > 0; --left) {
+    const auto first = std::min_element(ends.begin(), ends.end());
+    i64 share = first - ends.begin();
+    while (next[std::size_t(share)] == piece_begin(share + 1, shares, tasks)) share = (share + 1) % shares;
+    *first += cost(next[std::size_t(share)]++);
+  }
   return *std::max_element(ends.begin(), ends.end());
 }
 
@@ -52,12 +61,13 @@ inline i64 blocks_of_run(double blocks, i64 tasks, int threads, double more) {
   return best;
 }
 
-// `GOMP_parallel` of GNU's OpenMP runtime, which LLVM's and Intel's have too: fn(data) on every thread of the caller's team.
+// `GOMP_parallel` of GNU's OpenMP runtime, which LLVM's and Intel's have too: fn(data) on every thread of the caller's team, of which
+// `omp_get_thread_num` is the number.
 using Team = void (*)(void (*fn)(void* data), void* data, unsigned threads, unsigned flags);
 
 // From now on loops run on the team of that runtime, whose threads wait for work by spinning, and would keep ours from a core meanwhile;
 // null: on our own pool. A forked child, in which such runtimes hang, always has a pool of its own.
-void use_team(Team team);
+void use_team(Team team, int (*number)());
 
 // Uninitialised memory of the calling thread, aligned to a cache line, kept for the thread's next call and grown when needed.
 // A slot is one use: buffers of different slots live at the same time.

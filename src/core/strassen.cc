@@ -157,12 +157,13 @@ bool whole_steps(const Strassen& s, const View<S>& out) {
 template <class T, class S>
 void run(const Strassen& s, const Kernels<T>& k, View<const T> in, const Weights<T>& weights, const Epilogue<T>& epilogue, View<S> out) {
   const bool past = s.large && epilogue.activation == Activation::none && whole_steps(s, out);
-  parallel_for(s.boxes() * s.runs * s.groups, s.threads, [&](i64 index) {
-    const i64 group = index / s.runs % s.groups, begin = index % s.runs * s.blocks_per_run,
+  const i64 boxes = s.boxes();
+  parallel_for(boxes * s.runs * s.groups, s.threads, [&](i64 index) {
+    const i64 group = index / boxes / s.runs, begin = index / boxes % s.runs * s.blocks_per_run,
               end = std::min(s.blocks, begin + s.blocks_per_run);
     View<const T> from = in;
     from.data += group * 2 * s.channels * in.stride[1];
-    const Task<T> task(s, k, PairBox(s, index / s.runs / s.groups), from, weights.packed + group * s.group_elements());
+    const Task<T> task(s, k, PairBox(s, index % boxes), from, weights.packed + group * s.group_elements());
     for (i64 first = begin, blocks; first < end; first += blocks) {
       blocks = std::min(s.blocks_at_once, end - first);
       const i64 channel = group * 2 * s.outputs + first * s.block;

@@ -318,14 +318,14 @@ void run_by_blocks(const Winograd& w, const Kernels<T>& k, const WeightTransform
   });
 }
 
-// Box by box, a run of blocks at a time.
+// A run of blocks, from `first` on, of a box.
 template <class T, class S>
 void run_by_boxes(const Winograd& w, const Kernels<T>& k, const WeightTransform<T>& transform, const View<const T>& in, const T* packed,
-                  i64 group, const Epilogue<T>& epilogue, const View<S>& out, bool stream, i64 task) {
-  const Task<T> t(w, k, TileBox(w, task / w.runs));
+                  i64 group, const Epilogue<T>& epilogue, const View<S>& out, bool stream, i64 box, i64 first) {
+  const Task<T> t(w, k, TileBox(w, box));
   const Pixels<const T> pixels = t.pixels(in);
   const Points<T> inputs{t.at.inputs, t.tiles * t.at.pitch};
-  const i64 first = task % w.runs * w.blocks_per_run, last = std::min(w.blocks, first + w.blocks_per_run);
+  const i64 last = std::min(w.blocks, first + w.blocks_per_run);
   std::vector<PointRows<T>> rows;
   for (i64 b = first; b < last; b += w.blocks_at_once) {
     const i64 blocks = std::min(w.blocks_at_once, last - b);
@@ -363,10 +363,9 @@ void run(const Winograd& w, const Kernels<T>& k, View<const T> in, const Weights
       run_by_blocks(w, k, transform, inputs_of(group), weights, packed_of(group), group, epilogue, out, stream);
     return;
   }
-  const i64 tasks = w.boxes() * w.runs;
-  parallel_for(tasks * w.groups, w.threads, [&](i64 task) {
-    const i64 group = task / w.runs % w.groups, of_group = task / (w.runs * w.groups) * w.runs + task % w.runs;
-    run_by_boxes(w, k, transform, inputs_of(group), packed_of(group), group, epilogue, out, stream, of_group);
+  parallel_for(w.tasks(), w.threads, [&](i64 task) {
+    const i64 box = task % w.boxes(), first = task / w.boxes() % w.runs * w.blocks_per_run, group = task / w.boxes() / w.runs;
+    run_by_boxes(w, k, transform, inputs_of(group), packed_of(group), group, epilogue, out, stream, box, first);
   });
 }
 

@@ -106,6 +106,8 @@ struct Winograd : Blocks {
   // Boxes alone, of the first axis that is cut so many more.
   void grow_box(i64 most, i64 more = 0);
   i64 boxes() const { return ceil_div(batch, images) * around(axis); }
+  // Boxes one after another, of a run of blocks, of a group: a thread comes by as few weights as can be.
+  i64 tasks() const { return boxes() * runs * groups; }
   i64 many_points() const;     // on how many axes tiles take as many as round worse
   bool deep() const;           // whether tiles have three axes
   double tile_cycles() const;  // of a group and all images

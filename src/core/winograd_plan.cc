@@ -319,16 +319,16 @@ i64 Winograd::smaller() const {
 // When the last thread ends, in tiles multiplied by a block of weights.
 double Winograd::end(i64 wide) const {
   const auto cost = [&](i64 count, double of) { return of * (double(count) + kWeightTiles) + kInputBlocks * double(count); };
-  const i64 turns = ceil_div(blocks, wide), tasks = std::max<i64>(1, boxes() * groups) * turns;
+  const i64 of_run = std::max<i64>(1, boxes()), turns = ceil_div(blocks, wide), tasks = of_run * turns * groups;
   if (threads == 1 || tasks > 2 * kFewTasks * threads) return double(ceil_div(tasks, threads)) * cost(tiles, double(wide));
   return last_end(tasks, threads, [&](i64 task) {
-    i64 index = task / turns / groups, of_box = 1;
+    i64 index = task % of_run, of_box = 1;
     for (int a = 2; a >= 0; --a) {
       const i64 turn = index % axis[a].turns;
       index /= axis[a].turns;
       of_box *= axis[a].begin(turn + 1) - axis[a].begin(turn);
     }
-    return cost(of_box * std::min(images, batch - index * images), std::min(double(wide), all() - double(task % turns * wide)));
+    return cost(of_box * std::min(images, batch - index * images), std::min(double(wide), all() - double(task / of_run % turns * wide)));
   });
 }
 

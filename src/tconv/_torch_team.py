@@ -18,8 +18,10 @@ def join() -> bool:
     """Run the core's loops on the team of the runtime that PyTorch is linked to; False where there is none with GNU's entry points."""
     try:
         library = ctypes.CDLL(torch._C.__file__)  # loaded already; a symbol is looked for in all that it is linked to
-        team = ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value
+        parallel, number = (ctypes.cast(f, ctypes.c_void_p).value for f in (library.GOMP_parallel, library.omp_get_thread_num))
     except (OSError, AttributeError, TypeError):  # the last of a stand-in for PyTorch, as builds of documents have
         return False
-    _core.use_team(team or 0)
-    return bool(team)
+    if not parallel or not number:
+        return False
+    _core.use_team(parallel, number)
+    return True

@@ -108,7 +108,7 @@ def test_loops_run_on_the_threads_of_torch():
         expected = tconv.torch.conv_transpose2d(x, w, stride=2)
         assert len(os.listdir("/proc/self/task")) == before
         assert _torch_team.join()
-        _core.use_team(0)
+        _core.use_team(0, 0)
         assert torch.equal(tconv.torch.conv_transpose2d(x, w, stride=2), expected)
         assert len(os.listdir("/proc/self/task")) == before + 2
     """
