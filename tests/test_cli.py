@@ -378,12 +378,12 @@ def test_info() -> None:
 def test_why_a_kernel_was_chosen() -> None:
     line = "c64:32 i8x8 k4 s2 p1"
     facts = json.loads(succeeds("info", "--why", line, "--threads", "2", "--json"))
-    positions, channels, depthwise, rows, strassen, winograd = facts["candidates"]
+    positions, channels, depthwise, rows, strassen, rowwise, winograd = facts["candidates"]
     assert all(c["refused"].startswith("it is not depthwise") for c in (depthwise, rows)) and winograd["method"] == "winograd"
     assert (strassen["method"], strassen["refused"]) == ("strassen", "its kernels overlap or leave gaps")
     assert (facts["problem"], facts["dtype"], facts["layout"]) == (line, "float32", "channels_first")
     assert (positions["method"], channels["method"], positions["refused"], channels["refused"]) == ("positions", "channels", "", "")
-    least = min((positions, channels, winograd), key=lambda candidate: candidate["cycles"])
+    least = min((positions, channels, rowwise, winograd), key=lambda candidate: candidate["cycles"])
     method, isa = facts["kernel"].split("_")
     assert method == least["method"] and f"auto_{isa}" == tconv.kernels()[0]
     assert facts["macs"] == tconv.Spec.parse(line).macs

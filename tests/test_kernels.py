@@ -65,7 +65,7 @@ def test_the_force_takes(kernel):
     assert tconv.Operator(np.ones((1, 1, 2)), algorithm=kernel).kernel == kernel
     method, isa = kernel.split("_")
     direct = ("positions", "channels")
-    methods = {"auto": (*direct, "winograd"), "direct": direct}.get(method, (method,))
+    methods = {"auto": (*direct, "winograd", "rowwise"), "direct": direct}.get(method, (method,))
     for channels, size, forward, last in product((1, 64), (1, 200), (True, False), (True, False)):
         problem = _core.Problem(1, channels, channels, 1, [size], [4], [2], [1], [(0, 0)], last, True)
         assert _core.Stencil(problem, forward, "float32", kernel, 1).kernel in [f"{m}_{isa}" for m in methods]
@@ -77,7 +77,7 @@ def test_left_alone_it_chooses_the_best_kernel(words):
 
 
 @pytest.mark.parametrize(
-    "method", ["auto", "direct", "positions", "channels", "depthwise", "rows", "strassen", "winograd", "winograd2", "winograd4"]
+    "method", ["auto", "direct", "positions", "channels", "depthwise", "rows", "strassen", "rowwise", "winograd", "winograd2", "winograd4"]
 )
 def test_a_method_alone_is_that_of_the_best_instruction_set(method):
     assert tconv.Operator(np.ones((1, 1, 2), "float32"), algorithm=method).kernel == f"{method}_{KERNELS[0].split('_')[1]}"

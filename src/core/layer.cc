@@ -22,18 +22,31 @@ double pack_channels(Direction dir, double large, bool at_once) {
   if (dir == Direction::forward) return (at_once ? 0.7 : 1.0) * (0.6 + 0.8 * large);
   return (at_once ? 0.85 : 1.0) * (0.7 + 1.3 * std::min(1.0, 3.4 * large));
 }
+constexpr double kAgainstDirect = 1.1;     // of rows by points, beside the same model of rows as they are
 constexpr double kPackRows = 1.0;          // where weights are repeated along a row
 constexpr double kLargeWeight = 32 << 20;  // bytes
 constexpr double kRawShare = 0.04;         // of the time of tiles, if their weights are not packed
 
 constexpr double kMostTurned = 4 << 20;  // bytes
+constexpr i64 kManyChannels = 64;
+
+// Terms of an output of the stride phase that has most.
+i64 longest_sum(const Spec& spec) {
+  i64 terms = spec.in_channels / spec.groups;
+  for (const Axis& a : spec.axis) terms *= ceil_div(a.kernel, a.stride);
+  return terms;
+}
 
 // Why a method is not worth an estimate, or nothing. `turned_bytes`: of a position of a vector of channels that must be transposed.
-std::string implausible(Method method, Direction dir, const Plan& by_positions, i64 turned_bytes) {
+std::string implausible(Method method, const Spec& spec, Direction dir, const Plan& by_positions, i64 turned_bytes) {
   if (method == Method::winograd && std::min(by_positions.channels, by_positions.outputs) < kWinogradChannels)
     return "a group has fewer than 16 channels, too few to pay for the transforms";
   if (method == Method::strassen && by_positions.channels * (dir == Direction::forward ? 1 : by_positions.taps) < kStrassenTerms)
     return "sums have fewer than 256 terms, and would round more for less";
+  if (method == Method::rowwise && std::min(by_positions.channels, by_positions.outputs) >= kManyChannels)
+    return "both sides have 64 channels and more, for which transforms along all axes multiply less";
+  if (method == Method::rowwise && longest_sum(spec) < kRowwiseTerms)
+    return "sums have fewer than 64 terms, and would round more for little";
   if (method == Method::depthwise) {
     double in = double(turned_bytes), out = in;
     for (const StencilAxis& a : by_positions.axis) in *= double(a.in_size), out *= double(a.out_size);
@@ -99,6 +112,10 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
         const DepthwiseRows plan(spec, dir, 1, lanes, bytes);
         return cycles(plan) + (use.pack_always ? double(plan.weight_elements()) * kPackRows : 0.0);
       }
+      case Method::rowwise: {
+        const Plan plan(spec, dir, isa, 1, bytes, !use.channels_last, true);
+        return kAgainstDirect * cycles(plan, use.channels_last) + packing(plan, dir, bytes, use);
+      }
       case Method::strassen:
         return cycles(Strassen(spec, dir, isa, 1, bytes), use.channels_last, use.pack_always);
       default:
@@ -107,7 +124,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
   };
   const Method last = asked > Method::winograd ? asked : Method::winograd;
   std::vector<Candidate> found;
-  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::strassen, last}) {
+  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::strassen, Method::rowwise, last}) {
     Candidate c{method, std::numeric_limits<double>::infinity(), refusal(method, spec, dir, isa, bytes)};
     if (c.refused.empty() && !stands_for(asked, method))
       c.refused = asked == Method::direct ? "it is not direct" : "another method was asked for by name";
@@ -116,7 +133,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
       c.refused = "a matrix unit has lanes over channels alone";
     if (c.refused.empty() && isa.term == Term::pairs_in_tiles) c.refused = matrix_refusal(spec, dir);
     if (c.refused.empty() && asked != method && isa.term != Term::pairs_in_tiles)
-      c.refused = implausible(method, dir, by_positions, use.channels_last ? 0 : lanes * bytes);
+      c.refused = implausible(method, spec, dir, by_positions, use.channels_last ? 0 : lanes * bytes);
     if (c.refused.empty()) c.cycles = estimate(method);
     found.push_back(std::move(c));
   }
@@ -132,6 +149,7 @@ const Candidate& best(const std::vector<Candidate>& candidates) {
 
 std::string refusal(Method method, const Spec& spec, Direction direction, const Isa& isa, i64 element_bytes) {
   if (method >= Method::winograd) return Winograd::refusal(spec);
+  if (method == Method::rowwise) return RowPoints::refusal(spec, direction == Direction::forward);
   if (method == Method::strassen) return Strassen::refusal(spec, direction, lanes_of(isa, element_bytes));
   if (method != Method::depthwise && method != Method::rows) return {};
   if (method == Method::rows && Depthwise::possible(spec))
@@ -142,8 +160,8 @@ std::string refusal(Method method, const Spec& spec, Direction direction, const 
 Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int threads, i64 element_bytes, Use use)
     : direction(dir), isa(isa_), channels_per_group(spec.in_channels / spec.groups) {
   if (const std::string why = refusal(asked, spec, dir, isa, element_bytes); !why.empty()) throw std::invalid_argument(why);
-  const auto over_positions = [&](int count) {
-    auto found = std::make_unique<Plan>(spec, dir, isa, count, element_bytes, !use.channels_last);
+  const auto over_positions = [&](int count, bool by_points = false) {
+    auto found = std::make_unique<Plan>(spec, dir, isa, count, element_bytes, !use.channels_last, by_points);
     found->raw = better_raw(*found, dir, element_bytes, use);
     return found;
   };
@@ -154,6 +172,8 @@ Layer::Layer(const Spec& spec, Direction dir, const Isa& isa_, Method asked, int
   threads = int(std::min(double(threads), 1 + cycles / kCyclesPerThread));
   if (method >= Method::winograd)
     plan = std::make_unique<const Winograd>(spec, dir, isa, tile_of(method), threads, element_bytes, serves(asked, use), use.pack_always);
+  else if (method == Method::rowwise)
+    plan = std::unique_ptr<const Plan>(over_positions(threads, true));
   else if (method == Method::strassen)
     plan = std::make_unique<const Strassen>(spec, dir, isa, threads, element_bytes);
   else if (method == Method::rows)

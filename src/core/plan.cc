@@ -3,7 +3,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <map>
 #include <new>
 #include <set>
 
@@ -26,40 +25,11 @@ constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycl
                  kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 8, kWovenCycles = 2, kPhasesCycles = 7, kTornCycles = 9,
                  kTornRowCycles = 80, kBoxCycles = 400;
 constexpr double kReadCycles = 0.2;
-constexpr i64 kLightTerms = 64, kLightRows = 64;       // of sums that are short beside their writing: rows of a unit
+// Of rows by points: a channel of a box, a row of tiles of a channel, one narrower than a vector, and a vector of sums.
+constexpr double kChannelCycles = 60, kTileRowCycles = 10, kNarrowCycles = 200, kPointSumsCycles = 10;
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
 constexpr i64 kPixelBlock = 32;                        // channels of a block at most, where they are adjacent
-
-// The taps of one output phase of an axis.
-std::vector<Tap> taps_of(const StencilAxis& a, i64 phase) {
-  const auto begin = std::lower_bound(a.taps.begin(), a.taps.end(), phase, [](const Tap& t, i64 p) { return t.out_phase < p; });
-  const auto end = std::find_if(begin, a.taps.end(), [&](const Tap& t) { return t.out_phase != phase; });
-  return {begin, end};
-}
-
-i64 index_of(const std::vector<i64>& values, i64 value) { return std::lower_bound(values.begin(), values.end(), value) - values.begin(); }
-
-struct PhaseTaps {
-  std::vector<i64> offsets, taps;
-};
-
-// The taps of one output phase (pd, ph, pw): where each reads in the panel, and which kernel element it is.
-PhaseTaps phase_taps(const Plan& plan, i64 pd, i64 ph, i64 pw) {
-  const StencilAxis &d = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
-  PhaseTaps found;
-  for (const Tap& td : taps_of(d, pd))
-    for (const Tap& th : taps_of(h, ph))
-      for (const Tap& tw : taps_of(w, pw)) {
-        const i64 plane =
-            (index_of(d.in_phases, td.in_phase) * i64(h.in_phases.size()) + index_of(h.in_phases, th.in_phase)) * i64(w.in_phases.size()) +
-            index_of(w.in_phases, tw.in_phase);
-        const i64 at = ((d.shift_max - td.shift) * h.extent + h.shift_max - th.shift) * w.extent + w.shift_max - tw.shift;
-        found.offsets.push_back(plane * plan.plane + at);
-        found.taps.push_back((td.tap * h.kernel + th.tap) * w.kernel + tw.tap);
-      }
-  return found;
-}
 
 // Rows of whole width have zeros at both ends: those at the end of one serve the next as well. How many may be left out.
 i64 shared_zeros(const StencilAxis& w) {
@@ -110,12 +80,21 @@ struct Broken {
   }
 };
 
+// What rows by points take beside their panel and products in a box of `slabs` times `h` rows of tiles: calls for each channel and row,
+// which are slow where a row fills no vector, and sums that become rows of outputs.
+double point_cycles(const Plan& p, const Tiling& t, i64 row, i64 h, i64 slabs) {
+  if (!p.rows.tile) return 0;
+  const double phases = double((p.axis[0].out_end - p.axis[0].out_begin) * p.rows.stride * (p.axis[2].out_end - p.axis[2].out_begin));
+  return double(p.channels) * (kChannelCycles + double(slabs * h) * (row < t.lanes ? kNarrowCycles : kTileRowCycles)) +
+         kPointSumsCycles * double(p.outputs) * phases * double(slabs * ceil_div(h * row, t.lanes));
+}
+
 // Estimated cycles of a box of so many positions an axis and images: its tiles, and its packing.
 double box_cycles(const Plan& p, const Tiling& t, i64 w, i64 h, i64 d, i64 n) {
   const i64 pitch = w + p.axis[2].halo() - shared_zeros(p.axis[2]), slab = pitch * (h + p.axis[1].halo());
-  const double tiles = double(p.channels * p.outputs) * double(p.taps) / double(t.height);
+  const double tiles = double(p.channels * p.outputs) * p.products / double(t.height);
   const double packed = double(p.channels * p.planes) * double(slab) * double((d + p.axis[0].halo()) * n);
-  return kTileFactor * Broken(t, w, slab, pitch, h, d * n).cycles * tiles + kPackCycles * packed;
+  return kTileFactor * Broken(t, w, slab, pitch, h, d * n).cycles * tiles + kPackCycles * packed + point_cycles(p, t, pitch, h, d * n);
 }
 
 // The pieces of `count`, at most `most` each, whose total cost is lowest.
@@ -178,86 +157,6 @@ void choose_box(Plan& plan, const Tiling& t, i64 panel_elements, i64 wanted) {
   even_out(plan, boxes() * others);
 }
 
-struct PhaseOf {
-  i64 index;  // [lead][phase - begin] of the unit
-  PhaseTaps taps;
-};
-
-// Rows enough to fill tiles: one group for each list of offsets.
-void group_by_list(Unit& unit, const std::vector<PhaseOf>& phases) {
-  std::map<std::vector<i64>, RowGroup> lists;
-  for (const PhaseOf& p : phases) {
-    RowGroup& group = lists[p.taps.offsets];
-    group.offsets = p.taps.offsets;
-    group.slots.push_back(unit.slot[p.index]);
-    group.taps.push_back(p.taps.taps);
-  }
-  for (auto& [offsets, group] : lists) unit.groups.push_back(std::move(group));
-}
-
-// Few rows: they are multiplied together wherever they share an offset. The offsets that the same rows read are a group, which adds to
-// the others' sums. (k9 s2: the four phases have 5x5, 5x4, 4x5 and 4x4 taps; 16 offsets serve all four, 4 + 4 two of them, 1 one.)
-void group_by_offset(Unit& unit, const std::vector<PhaseOf>& phases) {
-  std::map<i64, std::vector<std::pair<i64, i64>>> readers;  // offset -> (slot, tap) of who reads it
-  RowGroup all;                                             // the first group stores its sums and clears them, the others add
-  for (const PhaseOf& p : phases) {
-    all.slots.push_back(unit.slot[p.index]);
-    for (std::size_t t = 0; t < p.taps.offsets.size(); ++t) readers[p.taps.offsets[t]].push_back({unit.slot[p.index], p.taps.taps[t]});
-  }
-  all.taps.resize(all.slots.size());
-  std::map<std::vector<i64>, RowGroup> sets;  // by the slots that read
-  sets[all.slots] = all;
-  for (const auto& [offset, list] : readers) {
-    std::vector<i64> slots;
-    for (const auto& [slot, tap] : list) slots.push_back(slot);
-    RowGroup& group = sets[slots];
-    group.slots = std::move(slots);
-    group.offsets.push_back(offset);
-    group.taps.resize(list.size());
-    for (std::size_t i = 0; i < list.size(); ++i) group.taps[i].push_back(list[i].second);
-  }
-  unit.groups.push_back(std::move(sets[all.slots]));
-  sets.erase(all.slots);
-  for (auto& [slots, group] : sets) {
-    group.add = true;
-    unit.groups.push_back(std::move(group));
-  }
-}
-
-void make_unit(Plan& plan, std::vector<Unit::Lead> leads, i64 begin, i64 end, bool few_rows) {
-  Unit unit{std::move(leads), begin, end, {}, {}, 0};
-  std::vector<PhaseOf> phases;
-  const i64 run = end - begin;
-  for (i64 l = 0; l < i64(unit.leads.size()); ++l)
-    for (i64 p = 0; p < run; ++p) {
-      unit.slot.push_back(i64(unit.slot.size()));
-      phases.push_back({l * run + p, phase_taps(plan, unit.leads[l].depth, unit.leads[l].row, begin + p)});
-    }
-  few_rows ? group_by_offset(unit, phases) : group_by_list(unit, phases);
-  for (RowGroup& group : unit.groups) {
-    group.weights_before = plan.weights;
-    plan.weights += i64(group.slots.size() * group.offsets.size());
-  }
-  plan.units.push_back(std::move(unit));
-}
-
-// A unit holds all phases of a row of output; where those are fewer rows than a tile has, those of several rows.
-void make_units(Plan& plan) {
-  plan.weights = 0;
-  const StencilAxis &d = plan.axis[0], &h = plan.axis[1], &w = plan.axis[2];
-  const i64 run = std::min(w.out_end - w.out_begin, kPhaseMost), room = kMaxRows / (run * plan.block);
-  std::vector<Unit::Lead> leads;
-  for (i64 pd = d.out_begin; pd < d.out_end; ++pd)
-    for (i64 ph = h.out_begin; ph < h.out_end; ++ph) leads.push_back({pd, ph});
-  // Rows of output that are written together are longer stretches of memory: where sums are short, that counts.
-  const bool light = plan.channels * plan.taps <= kLightTerms * i64(leads.size()) * (w.out_end - w.out_begin);
-  const i64 step = even(i64(leads.size()), std::max<i64>({1, room, light ? kLightRows / (run * plan.block) : 1}));
-  for (i64 at = 0; at < i64(leads.size()); at += step)
-    for (i64 begin = w.out_begin; begin < w.out_end; begin += run)
-      make_unit(plan, {leads.begin() + at, leads.begin() + std::min(i64(leads.size()), at + step)}, begin, std::min(begin + run, w.out_end),
-                room >= 1);
-}
-
 // Channels computed together: all phases of a row of them are about as many rows as a unit may have. Of few channels, so many that the last
 // block is about as large as the others, as threads share them out. Those of a pixel are written together.
 i64 choose_block(i64 outputs, i64 run, bool pixels) {
@@ -273,9 +172,9 @@ i64 choose_block(i64 outputs, i64 run, bool pixels) {
 
 // Whether all phases of an axis are computed and read the same inputs.
 bool uniform(const StencilAxis& a) {
-  const std::vector<Tap> first = taps_of(a, 0);
+  const std::vector<Tap> first = a.of_phase(0);
   for (i64 phase = 1; phase < a.out_stride; ++phase) {
-    const std::vector<Tap> other = taps_of(a, phase);
+    const std::vector<Tap> other = a.of_phase(phase);
     if (!std::equal(first.begin(), first.end(), other.begin(), other.end(),
                     [](const Tap& x, const Tap& y) { return x.in_phase == y.in_phase && x.shift == y.shift; }))
       return false;
@@ -331,7 +230,8 @@ void choose_strips(Plan& p, const Tiling& t, i64 element_bytes) {
   // Every strip reads the unit's weights anew.
   const bool heavy = p.channels * p.weights / i64(p.units.size()) * p.block * element_bytes > kWeightBytes;
   p.wide = t.wide;
-  p.strip = std::max<i64>(1, (heavy ? kManySumsBytes : kSumsBytes) / element_bytes / (unit_rows * t.lanes * t.wide)) * t.wide;
+  p.strip =
+      std::max<i64>(1, (heavy || p.rows.tile ? kManySumsBytes : kSumsBytes) / element_bytes / (unit_rows * t.lanes * t.wide)) * t.wide;
   if (p.breaks == Break::rows) p.strip = std::min(p.strip, round_up(ceil_div(p.axis[2].box, t.lanes), t.wide));
   p.pitch = round_up(p.strip * t.lanes, 16) | 16;  // an odd number of lines
 }
@@ -348,11 +248,12 @@ void place_rows(const Plan& p, const Kernels<T>& k, const RowGroup& g, i64 outpu
 template <class T>
 Tiling main_tile(const Plan& p, const Kernels<T>& k, double multiply) {
   const i64 run = std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost);
-  const i64 rows = p.block * run > kMaxRows ? p.block : p.block * run * (p.axis[1].out_end - p.axis[1].out_begin);
+  const i64 rows = p.block * run > kMaxRows ? p.block : p.block * run * (p.axis[1].out_end - p.axis[1].out_begin) / p.rows.points();
   const i64 multiple = p.woven ? run : 1;
   const int height = tile_rows(k, std::min<i64>(rows, kBlock) / multiple * multiple, kTerms, kMaxVecs, multiple);
   const i64 phases = (p.axis[0].out_end - p.axis[0].out_begin) * (p.axis[1].out_end - p.axis[1].out_begin) * run;
-  return {height, tile_vecs(k, height), k.lanes, sizeof(T), std::max(1.0, double(p.channels * p.taps) / double(phases)), p.woven, multiply};
+  return {height,  tile_vecs(k, height), k.lanes, sizeof(T), std::max(1.0, double(p.channels) * p.products / double(phases)), p.woven,
+          multiply};
 }
 
 template <class T>
@@ -365,6 +266,12 @@ void finish_plan(Plan& p, const Kernels<T>& k) {
 }
 
 }  // namespace
+
+std::vector<Tap> StencilAxis::of_phase(i64 phase) const {
+  const auto begin = std::lower_bound(taps.begin(), taps.end(), phase, [](const Tap& t, i64 p) { return t.out_phase < p; });
+  const auto end = std::find_if(begin, taps.end(), [&](const Tap& t) { return t.out_phase != phase; });
+  return {begin, end};
+}
 
 StencilAxis::StencilAxis(const Axis& a, Direction direction, bool shared, i64 fold) {
   const bool forward = direction == Direction::forward;
@@ -409,17 +316,24 @@ StencilAxis::StencilAxis(const Axis& a, Direction direction, bool shared, i64 fo
   for (const Tap& t : taps) shift_min = std::min(shift_min, t.shift), shift_max = std::max(shift_max, t.shift);
 }
 
-Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes, bool rows_lie)
+Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, i64 element_bytes, bool rows_lie, bool by_points)
     : batch(spec.batch), groups(spec.groups), threads(threads_) {
   const bool is_forward = direction == Direction::forward;
   channels = (is_forward ? spec.in_channels : spec.out_channels) / groups;
   outputs = (is_forward ? spec.out_channels : spec.in_channels) / groups;
-  planes = taps = 1;
-  for (int i = 0; i < 3; ++i) {
-    axis[i] = StencilAxis(spec.axis[i], direction);
-    taps *= axis[i].kernel;
+  for (int i = 0; i < 3; ++i) axis[i] = StencilAxis(spec.axis[i], direction);
+  if (by_points) {
+    rows = RowPoints(spec.axis[1]);
+    rows.at_once = rows_lie ? 1 : std::min<i64>(channels, element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes);
+    axis[1] = StencilAxis(spec.axis[1], rows);
+    if (outputs * std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost) <= kMaxRows)
+      for (int i : {0, 2}) axis[i] = StencilAxis(spec.axis[i], direction, true);
   }
-  fill_tiles(*this, spec, isa, direction);
+  planes = taps = 1;
+  for (const StencilAxis& a : axis) taps *= a.kernel;
+  if (!by_points) fill_tiles(*this, spec, isa, direction);
+  products = 1;
+  for (const StencilAxis& a : axis) products *= double(a.taps.size());
   if (StencilAxis& w = axis[2]; rows_lie && 2 * i64(w.in_phases.size()) > w.in_stride) {  // all of a row's are taken apart in one pass
     w.in_phases.clear();
     for (i64 phase = 0; phase < w.in_stride; ++phase) w.in_phases.push_back(phase);
@@ -429,7 +343,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   blocks = ceil_div(outputs, block);
   const double bytes = output_bytes(axis, batch * groups * outputs, element_bytes);
   large = bytes >= double(kStreamBytes), far = bytes >= double(kFarBytes);
-  woven = weaves_rows(*this, isa);
+  woven = !by_points && weaves_rows(*this, isa);
   Tiling tiling = element_bytes == 8 ? main_tile(*this, *isa.f64, isa.multiply) : main_tile(*this, *isa.f32, isa.multiply);
   tiling.woven &= rows_lie && weaves_most(*this, tiling.lanes, element_bytes);
   choose_box(*this, tiling, kPanelBytes / element_bytes, threads > 1 ? 3 * threads : 1);
@@ -444,7 +358,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   double exact = double(channels) * double(planes) * double(box_batch);  // extents are each within 62 bits, their product may not be
   for (const StencilAxis& a : axis) exact *= double(a.extent);
   if (exact > 1e17) throw std::bad_alloc();
-  make_units(*this);
+  make_units();
   natural = takes_all_in_order(*this);
   choose_strips(*this, tiling, element_bytes);
   lanes = tiling.lanes;

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "row_points.h"
 #include "spec.h"
 #include "tiles.h"
 
@@ -71,6 +72,7 @@ enum class Direction { forward, grad_input };
 struct StencilAxis {
   StencilAxis() = default;
   StencilAxis(const Axis& axis, Direction direction, bool shared = false, i64 fold = 1);
+  StencilAxis(const Axis& axis, const RowPoints& rows);
 
   i64 in_size, out_size, in_stride, out_stride, in_lo, out_lo, kernel;
   std::vector<Tap> taps;       // those that join an input to an output that exists, by output phase
@@ -82,6 +84,7 @@ struct StencilAxis {
   // whole numbers of `unit` positions.
   i64 boxes = 1, box = 0, extent = 0, unit = 1;
 
+  std::vector<Tap> of_phase(i64 phase) const;  // of the output
   i64 halo() const { return shift_max - shift_min; }
   void cut(i64 into) { boxes = into, box = std::min(count, ceil_div(ceil_div(count, unit), boxes) * unit); }
   i64 begin(i64 index) const { return std::min(count, piece_begin(index, boxes, ceil_div(count, unit)) * unit); }
@@ -132,8 +135,8 @@ struct Unit {
 enum class Break { never, slabs, rows };
 
 struct Plan {
-  // `rows_lie`: the columns of an input row are expected to be adjacent.
-  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes, bool rows_lie = true);
+  // `rows_lie`: the columns of an input row are expected to be adjacent. `by_points`: with row_points.h's tiles.
+  Plan(const Spec& spec, Direction direction, const Isa& isa, int threads, i64 element_bytes, bool rows_lie = true, bool by_points = false);
 
   StencilAxis axis[3];
   i64 batch, groups, channels, outputs;  // channels summed over and channels written, per group
@@ -141,6 +144,7 @@ struct Plan {
   i64 plane, planes, panel;  // elements of a phase plane, planes a channel, elements of a panel
   i64 block, blocks;         // output channels that are computed together
   i64 taps;                  // of the whole kernel
+  double products;           // of a channel, an output and a position: one a tap, or as many as positions are folded
   i64 weights;               // packed for a channel and an output: one a tap, or more where folded positions share a tap
   i64 lanes;                 // of a vector
   double box_cycles, pack_cycles, write_cycles;  // estimated: of a box, of packing it, of writing a vector of output beside that
@@ -152,6 +156,7 @@ struct Plan {
   bool once;                                     // each input is read once: one tile holds all rows, and a position reads its own input
   Break breaks;
   std::vector<Unit> units;
+  RowPoints rows;
   int threads;
 
   // Boxes one after another, of a run of blocks, of some groups: threads at work together do not write to adjacent channels.
@@ -165,12 +170,20 @@ struct Plan {
 
   i64 weight_elements() const { return groups * channels * outputs * weights; }
   i64 unit_rows() const;  // rows of sums of the largest unit
-  // Elements that a thread needs: a panel, sums of two strips, and room for a part of them to be rounded in.
-  i64 workspace() const { return panel + 3 * unit_rows() * pitch; }
+  // Elements that a thread needs: a panel, sums of two strips, and room for a part of them to be rounded in; of rows by points, sums of
+  // points and rows of inputs.
+  i64 workspace() const { return panel + strip_sums() * unit_rows() * pitch + rows.at_once * input_rows(); }
+  i64 strip_sums() const { return rows.tile ? 4 : 3; }
+  i64 input_rows() const {  // of a box and channel
+    return rows.tile ? round_up(box_batch * axis[0].extent * rows.rows(axis[1].extent) * axis[2].extent + kSlack, 16) | 16 : 0;
+  }
   i64 block_outputs(i64 b) const { return b + 1 < blocks ? block : outputs - b * block; }
-  const RowGroup::Rows& rows(const RowGroup& g, i64 b) const { return b + 1 < blocks ? g.rows : g.last_rows; }
+  const RowGroup::Rows& rows_of(const RowGroup& g, i64 b) const { return b + 1 < blocks ? g.rows : g.last_rows; }
   // Row (n, d, h) of a box in its panel: where lane 0 of the row lies.
   i64 lane(i64 n, i64 d, i64 h) const { return ((n * axis[0].extent + d) * axis[1].extent + h) * axis[2].extent; }
+
+ private:
+  void make_units();
 };
 
 // A box of positions of some images.
@@ -194,6 +207,10 @@ void share_out(Plan& plan);
 
 // Estimated cycles on one thread: the tiles of all boxes, packing, and writing.
 double cycles(const Plan& plan, bool channels_last);
+
+// A weight with points for its taps along the columns of a map.
+template <class T>
+PointWeights<T> point_weights(const Plan& plan, const Kernels<T>& kernels, const View<const T>& weight, i64 group_stride);
 
 // weight: strides of (channel, m within its group, d, h, w), `group_stride` elements from group to group.
 template <class T>

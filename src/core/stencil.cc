@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "parallel.h"
-#include "stencil_panel.h"
+#include "stencil_points.h"
 #include "stencil_rows.h"
 
 namespace tconv {
@@ -18,10 +18,10 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
   const i64 lanes = woven ? woven->positions() : strip.vectors * k.lanes;
   panel += strip.lane;
   for (const RowGroup& g : unit.groups) {
-    const RowGroup::Rows& of = p.rows(g, b);
+    const RowGroup::Rows& of = p.rows_of(g, b);
     const i64 taps = i64(g.offsets.size()), rows = i64(of.sums.size());
     // Channels added up in one go, or a part of the taps of one channel.
-    const i64 part = taps ? even(p.channels, terms_at_once(taps * p.channels) / taps) : p.channels,
+    const i64 part = taps ? even(p.channels, std::min(p.rows.terms(), terms_at_once(taps * p.channels)) / taps) : p.channels,
               taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
     const WovenRow<T>* first = woven ? woven->of(g) : nullptr;
     TileSums<T> to{sums, nullptr, false, nullptr, run, 0, 0, woven && woven->stream(), Woven<T, S>::kRounded};
@@ -71,9 +71,13 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>&
     const i64 first_group = tasks.first_group(task), last_group = std::min(p.groups, first_group + tasks.groups_at_once);
     const i64 first_block = tasks.first_block(task), last_block = std::min(p.blocks, first_block + tasks.blocks_at_once);
     const Strips strips(p, box, k.lanes);
-    const std::vector<Stretch> stretches = adjacent(p, in.stride) ? panel_stretches(p, in.stride, box) : std::vector<Stretch>();
+    const bool lines = adjacent(p, in.stride);
+    const std::vector<Stretch> stretches = !lines        ? std::vector<Stretch>()
+                                           : p.rows.tile ? input_stretches(p, in.stride, box)
+                                                         : panel_stretches(p, in.stride, box);
     T* panel = scratch<T>(0, p.panel);
-    T* sums = scratch<T>(1, 3 * unit_rows * p.pitch);
+    T* sums = scratch<T>(1, p.strip_sums() * unit_rows * p.pitch);
+    T* points = sums + 3 * unit_rows * p.pitch;
     const OutputRows written(p, box, strips, out.stride);
     Writer<T, S> writer(p, k, epilogue, out, sums + 2 * unit_rows * p.pitch);
     Woven<T, S> woven(p, k, epilogue, out);
@@ -83,7 +87,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>&
       from.data += group * p.channels * in.stride[1];
       const bool lie = in_place(p, in, box, group, stretches, strips.strips.back().lane + strips.strips.back().vectors * k.lanes);
       if (!lie) {
-        pack_panel(p, k, in, box, group, stretches, panel);
+        p.rows.tile ? pack_points(p, k, in, box, group, stretches, panel) : pack_panel(p, k, in, box, group, stretches, panel);
         std::fill_n(panel + p.panel - kSlack, kSlack, T(0));
       }
       const T* inputs = lie ? from.data + stretches[0].from : panel;
@@ -97,8 +101,9 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>&
             if (row < end) {
               const bool direct = woven.begin(row, end, first, outputs, p.units[u], strip);
               T* fresh = sums + (odd ? unit_rows * p.pitch : 0);
-              multiply(p, k, p.units[u], inputs, channel, strip, b, packed + first * p.channels * p.weights, fresh, writer,
-                       direct ? &woven : nullptr);
+              multiply(p, k, p.units[u], inputs, channel, strip, b, packed + first * p.channels * p.weights, p.rows.tile ? points : fresh,
+                       writer, direct ? &woven : nullptr);
+              if (p.rows.tile) points_to_rows(p, k, p.units[u], strip.vectors * k.lanes, points, fresh);
               if (!direct) writer.begin(row, end, fresh, first, outputs, p.units[u], strip), odd = !odd;
             }
             row = end;

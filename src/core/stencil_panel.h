@@ -105,12 +105,14 @@ void pack_split(const Plan& p, const Kernels<T>& k, const View<const T>& in, con
 // Whether a row of the panel is a row of the input.
 bool adjacent(const Plan& p, const i64* stride) { return stride[4] * p.axis[2].in_stride == 1; }
 
-// The rows of a panel as few stretches of one channel: rows that are adjacent in both are one.
-std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box& box) {
+// Rows as few stretches of one channel: those that are adjacent in both are one. each(body) calls body(to, from, inside, columns) for each
+// of them, `elements` in all.
+template <class F>
+std::vector<Stretch> stretches_of(i64 elements, i64 columns_of_row, F each) {
   std::vector<Stretch> found;
-  found.reserve(std::size_t(p.planes * p.plane / p.axis[2].extent + p.planes));
+  found.reserve(std::size_t(elements / columns_of_row + 1));
   i64 zeros = 0;
-  each_panel_row(p, stride, box, [&](i64 to, i64 from, Columns row, i64 columns) {
+  each([&](i64 to, i64 from, Columns row, i64 columns) {
     const i64 count = row.end - row.begin;
     zeros += row.begin;
     if (count > 0) {
@@ -121,9 +123,13 @@ std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box
       zeros = 0;
     }
     zeros += columns - row.end;
-    if (to + columns == p.planes * p.plane && zeros) found.push_back({to + columns - zeros, zeros, 0, 0});
   });
+  if (zeros) found.push_back({elements - zeros, zeros, 0, 0});
   return found;
+}
+
+std::vector<Stretch> panel_stretches(const Plan& p, const i64* stride, const Box& box) {
+  return stretches_of(p.planes * p.plane, p.axis[2].extent, [&](auto body) { each_panel_row(p, stride, box, body); });
 }
 
 // From the first element of the input to its last one; fewer where strides are negative.

@@ -59,7 +59,8 @@ void pack_tile_of_channels(const Kernels<T>& k, const Lie& lie, const T* from, i
 
 // The tiles of a group of rows, for a block of outputs. Rows of one slot differ in their outputs alone.
 std::vector<Lie> lies(const Plan& p, const RowGroup& g, i64 b, i64 step, const std::vector<i64>& element) {
-  const i64 outputs = p.block_outputs(b), taps = i64(g.offsets.size()), rows = i64(g.slots.size()) * outputs, height = p.rows(g, b).height;
+  const i64 outputs = p.block_outputs(b), taps = i64(g.offsets.size()), rows = i64(g.slots.size()) * outputs,
+            height = p.rows_of(g, b).height;
   std::vector<Lie> found;
   found.reserve(std::size_t(ceil_div(rows, height)));
   for (i64 r = 0, tall; r < rows; r += tall) {
@@ -89,12 +90,9 @@ void copy_in_order(const Plan& p, const View<const T>& weight, i64 group_stride,
   });
 }
 
-}  // namespace
-
 template <class T>
-void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
-  if (p.raw) return copy_in_order(p, weight, group_stride, packed);
-  const std::vector<i64> element = elements(weight, {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel});
+void pack_tiles(const Plan& p, const Kernels<T>& k, const View<const T>& weight, i64 group_stride, const std::vector<i64>& element,
+                T* packed) {
   // Channel by channel, as the weight usually lies in memory; the order of one channel's weights in the tiles is worked out once.
   constexpr i64 kFewest = 4;  // channels that are worth a transpose
   const i64 chunks = ceil_div(p.channels, kPackedChannels), runs = chunks < 2 * p.threads ? p.blocks : 1, blocks = p.blocks / runs;
@@ -117,6 +115,17 @@ void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 
         }
     }
   });
+}
+
+}  // namespace
+
+template <class T>
+void pack_weights(const Plan& p, const Kernels<T>& k, View<const T> weight, i64 group_stride, T* packed) {
+  if (p.raw) return copy_in_order(p, weight, group_stride, packed);
+  if (!p.rows.tile)
+    return pack_tiles(p, k, weight, group_stride, elements(weight, {p.axis[0].kernel, p.axis[1].kernel, p.axis[2].kernel}), packed);
+  const PointWeights<T> points = point_weights(p, k, weight, group_stride);
+  pack_tiles(p, k, {points.data.get(), {points.channel, points.output}}, points.group, points.elements, packed);
 }
 
 template void pack_weights<float>(const Plan&, const Kernels<float>&, View<const float>, i64, float*);

@@ -166,11 +166,11 @@ def conv_transpose(
     multiplied by the processor's dot products or matrix unit, to which numbers below 2**-126 are zero). All arrays share one
     dtype; lists of floats become float64, and integers are refused. `out` takes the result: right shape and dtype,
     writeable, overlapping no input. `threads` never changes a bit of the result. `algorithm` is one of `tconv.kernels()`, or
-    a method alone: "direct" multiplies every tap, "winograd" and "strassen" fewer or refuse, "auto" takes what is estimated fastest.
+    a method alone: "direct" multiplies every tap, "winograd", "rowwise" and "strassen" fewer or refuse, "auto" takes what is estimated fastest.
 
     With "direct", a NaN or an infinity in x reaches the outputs that its stamp covers and no others; one in w may reach
-    outputs at the border besides. Winograd's tiles, which "auto" may take for layers of 16 channels and more, mix
-    neighbours: a NaN may reach outputs a few pixels further, and an output that no input reaches is zero up to rounding.
+    outputs at the border besides. Winograd's tiles, which "auto" may take for layers of 16 channels and more, and for
+    sums of 64 terms and more, mix neighbours: a NaN may reach outputs a few pixels further, and an output that no input reaches is zero up to rounding.
     Strassen's quarters, which it may take for sums of 256 terms and more, mix two neighbours of a row, and each channel with
     one that is half of all channels further on: there too a zero is one up to rounding, and a NaN in x or w may reach both.
 

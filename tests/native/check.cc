@@ -82,7 +82,7 @@ struct Definition {
   }
 };
 
-int failures = 0, transformed = 0, quartered = 0, by_blocks = 0, paired = 0, tiled = 0;
+int failures = 0, transformed = 0, rowwise = 0, quartered = 0, by_blocks = 0, paired = 0, tiled = 0;
 
 template <class T>
 void compare(const std::vector<T>& got, const std::vector<double>& sum, const std::vector<double>& size, const char* what, const char* isa,
@@ -162,12 +162,12 @@ void check(const Spec& spec, const Isa& isa, int line) {
   });
   const View<const T> wv = dense<const T>(w.data(), spec.out_channels / spec.groups, d.taps);
   const T unwritten = std::numeric_limits<T>::quiet_NaN();
-  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::strassen, Method::winograd,
-                        Method::winograd2, Method::winograd4})
+  for (Method method : {Method::positions, Method::channels, Method::depthwise, Method::rows, Method::strassen, Method::rowwise,
+                        Method::winograd, Method::winograd2, Method::winograd4})
     for (Direction direction : {Direction::forward, Direction::grad_input})
       for (int layouts = 0; layouts < 4; ++layouts) {  // bit 0: the input is channels-last, bit 1: the output is
         if (!refusal(method, spec, direction, isa, sizeof(T)).empty()) continue;
-        transformed += method >= Method::winograd, quartered += method == Method::strassen;
+        transformed += method >= Method::winograd, quartered += method == Method::strassen, rowwise += method == Method::rowwise;
         const bool forward = direction == Direction::forward;
         const i64 ins = forward ? spec.in_channels : spec.out_channels, outs = forward ? spec.out_channels : spec.in_channels;
         const i64 *in = forward ? d.in : d.out, *out = forward ? d.out : d.in;
@@ -404,8 +404,8 @@ int main(int count, char** values) {
   for (int i = 0; i < isas_here; ++i)
     if (list[i].supported()) names += std::string(" ") + list[i].name;
   std::printf(
-      "%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms, %d by "
-      "Strassen's quarters, %d by pairs, %d by tiles of pairs)\n",
-      problems, names.c_str(), failures, transformed, quartered, paired, tiled);
+      "%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms, %d from row to "
+      "row, %d by Strassen's quarters, %d by pairs, %d by tiles of pairs)\n",
+      problems, names.c_str(), failures, transformed, rowwise, quartered, paired, tiled);
   return failures != 0;
 }
