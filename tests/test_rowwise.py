@@ -13,6 +13,7 @@ from test_winograd import check_between_fences, check_nothing_around, relative_e
 
 import tconv
 
+OPERATORS = ("forward", "grad_input")
 KERNELS = tuple(name for name in tconv.kernels() if name.startswith("rowwise"))
 BEST = KERNELS[0].split("_")[1]
 # kernel, stride from row to row: 2, 3 and 4 taps a phase, of which some lack the last one
@@ -41,7 +42,8 @@ def rowwise_problem(seed: int, **fixed) -> Problem:
 
 def check(problem: Problem, kernel: str, **extra) -> None:
     judge = test_kernels.judge_of(problem)
-    judge.check("forward", judge.run("forward", tconv, algorithm=kernel, **extra), kernel, mixes=True)
+    for operator in OPERATORS:
+        judge.check(operator, judge.run(operator, tconv, algorithm=kernel, **extra), kernel, mixes=True)
 
 
 # --------------------------------------------------------------------------------------------------------------------------- values
@@ -124,14 +126,16 @@ def test_an_operator_serves_any_input_size(dtype):
         judge = Judge(p, (x, weight.w, grad, weight.bias))
         judge.check("forward", operator(x), "Operator", mixes=True)
         assert_same_bits(operator(x), tconv.conv_transpose(x, weight.w, weight.bias, **p.words, algorithm="rowwise"))
+        judge.check("grad_input", operator.T(grad), "Operator.T", mixes=True)
 
 
 @pytest.mark.parametrize("problem", [*SEVERAL, *(rowwise_problem(10_000 + seed, batch=7) for seed in range(6))], ids=str)
 def test_no_bit_depends_on_the_number_of_threads(problem):
     judge = Judge(problem)
-    first, *others = (judge.run("forward", tconv, algorithm="rowwise", threads=n) for n in (1, 2, 3, 8, 64))
-    for result in others:
-        assert_same_bits(result, first, problem)
+    for operator in OPERATORS:
+        first, *others = (judge.run(operator, tconv, algorithm="rowwise", threads=n) for n in (1, 2, 3, 8, 64))
+        for result in others:
+            assert_same_bits(result, first, problem)
 
 
 def test_no_bit_depends_on_other_images():
@@ -142,11 +146,11 @@ def test_no_bit_depends_on_other_images():
 
 
 def test_out_is_written_and_nothing_around_it():
-    check_nothing_around(map(rowwise_problem, range(20_000, 20_030)), "rowwise", ("forward",))
+    check_nothing_around(map(rowwise_problem, range(20_000, 20_030)), "rowwise", OPERATORS)
 
 
 def run_between_fences() -> None:
-    check_between_fences(KERNELS, [rowwise_problem(seed) for seed in range(30_000, 30_012)], ("forward",))
+    check_between_fences(KERNELS, [rowwise_problem(seed) for seed in range(30_000, 30_012)], OPERATORS)
 
 
 def test_no_access_beyond_the_arrays():
@@ -189,12 +193,6 @@ def test_a_refusal_says_why(kernel, words, reason):
         with pytest.raises(tconv.ArgumentError, match=reason) as caught:
             call()
         assert (caught.value.argument, caught.value.value) == ("algorithm", f"rowwise_{BEST}")
-
-
-def test_the_gradient_by_the_input_is_refused():
-    w, grad = np.ones((2, 3, 4, 4), np.float32), np.ones((1, 3, 8, 8), np.float32)
-    with pytest.raises(tconv.ArgumentError, match="it computes the forward layer alone"):
-        tconv.conv_transpose_grad_input(grad, w, stride=2, padding=1, algorithm="rowwise")
 
 
 def test_auto_takes_it_where_it_wins_and_direct_never():

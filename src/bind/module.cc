@@ -244,7 +244,7 @@ class Stencil {
 
   template <class T, class Array>
   static void check_vector(const Array& a, i64 size, const char* name) {
-    require(a.dtype() == nb::dtype<T>() && a.ndim() == 1 && i64(a.shape(0)) == size && (size == 1 || a.stride(0) == 1), name,
+    require(a.dtype() == nb::dtype<T>() && a.ndim() == 1 && i64(a.shape(0)) == size && (size < 2 || a.stride(0) == 1), name,
             ": must be a contiguous vector of the right length and dtype");
   }
 

@@ -22,7 +22,8 @@ double pack_channels(Direction dir, double large, bool at_once) {
   if (dir == Direction::forward) return (at_once ? 0.7 : 1.0) * (0.6 + 0.8 * large);
   return (at_once ? 0.85 : 1.0) * (0.7 + 1.3 * std::min(1.0, 3.4 * large));
 }
-constexpr double kAgainstDirect = 1.1;     // of rows by points, beside the same model of rows as they are
+// Rows by points beside the same model of rows as they are, and where rows are taken apart.
+constexpr double kAgainstDirect = 1.1, kTakenApart = 1.25;
 constexpr double kPackRows = 1.0;          // where weights are repeated along a row
 constexpr double kLargeWeight = 32 << 20;  // bytes
 constexpr double kRawShare = 0.04;         // of the time of tiles, if their weights are not packed
@@ -30,10 +31,10 @@ constexpr double kRawShare = 0.04;         // of the time of tiles, if their wei
 constexpr double kMostTurned = 4 << 20;  // bytes
 constexpr i64 kManyChannels = 64;
 
-// Terms of an output of the stride phase that has most.
-i64 longest_sum(const Spec& spec) {
-  i64 terms = spec.in_channels / spec.groups;
-  for (const Axis& a : spec.axis) terms *= ceil_div(a.kernel, a.stride);
+// Terms of the longest sum: those of the stride phase that has most taps, or of all.
+i64 longest_sum(const Spec& spec, Direction dir) {
+  i64 terms = (dir == Direction::forward ? spec.in_channels : spec.out_channels) / spec.groups;
+  for (const Axis& a : spec.axis) terms *= dir == Direction::forward ? ceil_div(a.kernel, a.stride) : a.kernel;
   return terms;
 }
 
@@ -45,7 +46,7 @@ std::string implausible(Method method, const Spec& spec, Direction dir, const Pl
     return "sums have fewer than 256 terms, and would round more for less";
   if (method == Method::rowwise && std::min(by_positions.channels, by_positions.outputs) >= kManyChannels)
     return "both sides have 64 channels and more, for which transforms along all axes multiply less";
-  if (method == Method::rowwise && longest_sum(spec) < kRowwiseTerms)
+  if (method == Method::rowwise && longest_sum(spec, dir) < kRowwiseTerms)
     return "sums have fewer than 64 terms, and would round more for little";
   if (method == Method::depthwise) {
     double in = double(turned_bytes), out = in;
@@ -114,7 +115,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
       }
       case Method::rowwise: {
         const Plan plan(spec, dir, isa, 1, bytes, !use.channels_last, true);
-        return kAgainstDirect * cycles(plan, use.channels_last) + packing(plan, dir, bytes, use);
+        return (plan.rows.ins > 1 ? kTakenApart : kAgainstDirect) * cycles(plan, use.channels_last) + packing(plan, dir, bytes, use);
       }
       case Method::strassen:
         return cycles(Strassen(spec, dir, isa, 1, bytes), use.channels_last, use.pack_always);
@@ -149,7 +150,7 @@ const Candidate& best(const std::vector<Candidate>& candidates) {
 
 std::string refusal(Method method, const Spec& spec, Direction direction, const Isa& isa, i64 element_bytes) {
   if (method >= Method::winograd) return Winograd::refusal(spec);
-  if (method == Method::rowwise) return RowPoints::refusal(spec, direction == Direction::forward);
+  if (method == Method::rowwise) return RowPoints::refusal(spec);
   if (method == Method::strassen) return Strassen::refusal(spec, direction, lanes_of(isa, element_bytes));
   if (method != Method::depthwise && method != Method::rows) return {};
   if (method == Method::rows && Depthwise::possible(spec))
@@ -193,10 +194,12 @@ std::vector<i64> Layer::signature() const {
   if (const auto* positions = std::get_if<std::unique_ptr<const Plan>>(&plan)) {
     found.insert(found.end(), {(*positions)->block, (*positions)->raw});
     for (const StencilAxis& a : (*positions)->axis) {
-      found.insert(found.end(), {a.out_stride, a.out_begin, a.out_end});
+      found.insert(found.end(), {a.out_stride, a.out_lo, a.out_begin, a.out_end});
       for (const Tap& t : a.taps) found.push_back(t.tap);
     }
   }
+  if (const auto* rows = std::get_if<std::unique_ptr<const DepthwiseRows>>(&plan))
+    for (const std::vector<i64>& tap : (*rows)->order) found.insert(found.end(), tap.begin(), tap.end());
   if (const auto* winograd = std::get_if<std::unique_ptr<const Winograd>>(&plan))
     for (const Winograd::Along& a : (*winograd)->axis) found.insert(found.end(), {a.tile, a.crop});
   return found;

@@ -6,8 +6,8 @@ namespace tconv {
 
 // positions: lanes over output positions (plan.h). channels: lanes over output channels (gather.h). depthwise: lanes over the groups of
 // depthwise layers (depthwise.h). rows: lanes along their rows (depthwise_rows.h). direct: the fastest of these. strassen: kernels that do
-// not overlap, with fewer multiplications (strassen.h). rowwise: those that do, over positions (row_points.h). winograd: over
-// channels (winograd.h), with tiles that are estimated fastest, or with those of 2 or 4 positions. automatic: the fastest of all whose
+// not overlap, with fewer multiplications (strassen.h). rowwise: those that do, from row to row, over positions (row_points.h). winograd:
+// over channels (winograd.h), with tiles that are estimated fastest, or with those of 2 or 4 positions. automatic: the fastest of all whose
 // error stays small. The weight's gradient has one direct way, whatever its name.
 enum class Method { automatic, direct, positions, channels, depthwise, rows, strassen, rowwise, winograd, winograd2, winograd4 };
 constexpr const char* kMethods[] = {"auto",     "direct",  "positions", "channels",  "depthwise", "rows",

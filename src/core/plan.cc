@@ -84,8 +84,9 @@ struct Broken {
 // which are slow where a row fills no vector, and sums that become rows of outputs.
 double point_cycles(const Plan& p, const Tiling& t, i64 row, i64 h, i64 slabs) {
   if (!p.rows.tile) return 0;
-  const double phases = double((p.axis[0].out_end - p.axis[0].out_begin) * p.rows.stride * (p.axis[2].out_end - p.axis[2].out_begin));
-  return double(p.channels) * (kChannelCycles + double(slabs * h) * (row < t.lanes ? kNarrowCycles : kTileRowCycles)) +
+  const double phases = double((p.axis[0].out_end - p.axis[0].out_begin) * p.rows.outs * (p.axis[2].out_end - p.axis[2].out_begin));
+  return double(p.channels) *
+             (kChannelCycles + double(slabs * h * p.planes / p.rows.points()) * (row < t.lanes ? kNarrowCycles : kTileRowCycles)) +
          kPointSumsCycles * double(p.outputs) * phases * double(slabs * ceil_div(h * row, t.lanes));
 }
 
@@ -323,7 +324,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   outputs = (is_forward ? spec.out_channels : spec.in_channels) / groups;
   for (int i = 0; i < 3; ++i) axis[i] = StencilAxis(spec.axis[i], direction);
   if (by_points) {
-    rows = RowPoints(spec.axis[1]);
+    rows = RowPoints(spec.axis[1], is_forward);
     rows.at_once = rows_lie ? 1 : std::min<i64>(channels, element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes);
     axis[1] = StencilAxis(spec.axis[1], rows);
     if (outputs * std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost) <= kMaxRows)

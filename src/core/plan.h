@@ -174,8 +174,10 @@ struct Plan {
   // points and rows of inputs.
   i64 workspace() const { return panel + strip_sums() * unit_rows() * pitch + rows.at_once * input_rows(); }
   i64 strip_sums() const { return rows.tile ? 4 : 3; }
-  i64 input_rows() const {  // of a box and channel
-    return rows.tile ? round_up(box_batch * axis[0].extent * rows.rows(axis[1].extent) * axis[2].extent + kSlack, 16) | 16 : 0;
+  // Rows of inputs of a box and channel, taken apart along the row.
+  i64 input_rows() const {
+    const i64 phases = i64(axis[0].in_phases.size() * axis[2].in_phases.size());
+    return rows.tile ? round_up(phases * box_batch * axis[0].extent * rows.rows(axis[1].extent) * axis[2].extent + kSlack, 16) | 16 : 0;
   }
   i64 block_outputs(i64 b) const { return b + 1 < blocks ? block : outputs - b * block; }
   const RowGroup::Rows& rows_of(const RowGroup& g, i64 b) const { return b + 1 < blocks ? g.rows : g.last_rows; }

@@ -15,41 +15,48 @@ constexpr double kMorePoints = 0.93;  // tiles that round more have to save so m
 
 }  // namespace
 
-std::string RowPoints::refusal(const Spec& spec, bool forward) {
+std::string RowPoints::refusal(const Spec& spec) {
   const Axis& a = spec.axis[1];
   const i64 taps = ceil_div(a.kernel, a.stride);
-  if (!forward) return "it computes the forward layer alone";
   if (a.dilation != 1 && a.kernel > 1) return "its rows are dilated";
   if (taps < 2) return "no stride phase has two taps from row to row";
   if (taps > kMostTaps) return "a stride phase has " + std::to_string(taps) + " taps from row to row; transforms take 2 to 4";
   return {};
 }
 
-RowPoints::RowPoints(const Axis& a) : filter(ceil_div(a.kernel, a.stride)), kernel(a.kernel), stride(a.stride) {
-  const i64 few = kFewPoints + 1 - filter, rows_out = ceil_div(floor_mod(a.lo, stride) + a.output(), stride);
-  const auto products = [&](i64 m) { return double(ceil_div(rows_out, m)) * double(m + filter - 1); };
+RowPoints::RowPoints(const Axis& a, bool forward_)
+    : filter(ceil_div(a.kernel, a.stride)),
+      forward(forward_),
+      kernel(a.kernel),
+      stride(a.stride),
+      ins(forward ? 1 : stride),
+      outs(forward ? stride : 1) {
+  const i64 few = kFewPoints + 1 - filter, all = forward ? ceil_div(floor_mod(a.lo, stride) + a.output(), stride) : a.size;
+  const auto products = [&](i64 m) { return double(ceil_div(all, m)) * double(m + filter - 1); };
   tile = few < 2 || products(few + 1) < kMorePoints * products(few) ? few + 1 : few;
-  first = floor_div(a.lo, stride) - (filter - 1);
+  first = forward ? floor_div(a.lo, stride) - (filter - 1) : -a.lo;
 }
 
-// A tile is a position, a point a phase of its inputs, and a point of a stride phase a tap that writes a phase of its own.
+// A tile is a position, a point of an input phase a phase of its inputs, and a point of a phase a tap.
 StencilAxis::StencilAxis(const Axis& a, const RowPoints& rows)
-    : in_size(a.size),
-      out_size(a.output()),
-      in_stride(rows.tile),
-      out_stride(rows.tile * rows.stride),
+    : in_size(rows.forward ? a.size : a.output()),
+      out_size(rows.forward ? a.output() : a.size),
+      in_stride(rows.tile * rows.ins),
+      out_stride(rows.tile * rows.outs),
       in_lo(0),
-      out_lo(floor_mod(a.lo, rows.stride)),
+      out_lo(rows.forward ? floor_mod(a.lo, rows.stride) : 0),
       kernel(rows.points() * rows.stride),
       out_begin(0),
-      out_end(kernel),
+      out_end(rows.points() * rows.outs),
       count(ceil_div(out_lo + out_size, out_stride)),
       shift_min(0),
       shift_max(0) {
-  for (i64 point = 0; point < rows.points(); ++point) {
-    in_phases.push_back(point);
-    for (i64 phase = 0; phase < rows.stride; ++phase) taps.push_back({i64(taps.size()), i64(taps.size()), point, 0});
-  }
+  for (i64 point = 0; point < rows.points(); ++point)
+    for (i64 phase = 0; phase < rows.stride; ++phase) {
+      const i64 in = rows.forward ? 0 : phase, out = rows.forward ? phase : 0;
+      taps.push_back({i64(taps.size()), point * rows.outs + out, point * rows.ins + in, 0});
+    }
+  for (i64 phase = 0; phase < rows.points() * rows.ins; ++phase) in_phases.push_back(phase);
 }
 
 // [channel][point][output][depth][phase][column], from a channel's taps as [tap of a phase][output][depth][phase][column].
@@ -66,13 +73,15 @@ PointWeights<T> point_weights(const Plan& p, const Kernels<T>& k, const View<con
   parallel_for(p.groups * p.channels, p.threads, [&](i64 task) {
     const T* from = weight.data + task / p.channels * group_stride + task % p.channels * weight.stride[0];
     T *taps = scratch<T>(2, rows.filter * line), *to = taps;
-    for (i64 tap = rows.filter - 1; tap >= 0; --tap)  // the filter reads forwards where the kernel was stamped
+    for (i64 t = 0; t < rows.filter; ++t) {
+      const i64 tap = rows.forward ? rows.filter - 1 - t : t;  // forward, the filter reads backwards what the kernel stamps
       for (i64 m = 0; m < p.outputs; ++m)
         for (i64 d = 0; d < depth; ++d)
           for (i64 h = tap * rows.stride; h < (tap + 1) * rows.stride; ++h)
             for (i64 w = 0; w < columns; ++w)
               *to++ =
                   h < rows.kernel ? from[m * weight.stride[1] + d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]] : T(0);
+    }
     k.transform[rows.tile][rows.filter].weight(taps, {line, 0}, found.data.get() + task * channel, {line, 0}, 1, line, false);
   });
   return found;

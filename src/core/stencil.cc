@@ -103,7 +103,7 @@ void run(const Plan& p, const Kernels<T>& k, View<const T> in, const Weights<T>&
               T* fresh = sums + (odd ? unit_rows * p.pitch : 0);
               multiply(p, k, p.units[u], inputs, channel, strip, b, packed + first * p.channels * p.weights, p.rows.tile ? points : fresh,
                        writer, direct ? &woven : nullptr);
-              if (p.rows.tile) points_to_rows(p, k, p.units[u], strip.vectors * k.lanes, points, fresh);
+              if (p.rows.tile) points_to_rows(p, k, p.units[u], outputs, strip.vectors * k.lanes, points, fresh);
               if (!direct) writer.begin(row, end, fresh, first, outputs, p.units[u], strip), odd = !odd;
             }
             row = end;

@@ -86,12 +86,12 @@ void make_unit(Plan& plan, const std::vector<Unit::Lead>& leads, i64 begin, i64 
   const RowPoints& rows = plan.rows;
   Unit unit{{}, begin, end, {}, {}, 0};
   for (i64 j = 0; j < std::max<i64>(1, rows.tile); ++j)
-    for (const Unit::Lead& lead : leads) unit.leads.push_back({lead.depth, j * rows.stride + lead.row});
+    for (const Unit::Lead& lead : leads) unit.leads.push_back({lead.depth, j * rows.outs + lead.row});
   for (i64 point = 0; point < rows.points(); ++point) {
     std::vector<PhaseOf> phases;
     for (const Unit::Lead& lead : leads)
       for (i64 p = begin; p < end; ++p) {
-        phases.push_back({i64(unit.slot.size()), phase_taps(plan, lead.depth, point * rows.stride + lead.row, p)});
+        phases.push_back({i64(unit.slot.size()), phase_taps(plan, lead.depth, point * rows.outs + lead.row, p)});
         unit.slot.push_back(i64(unit.slot.size()));
       }
     few_rows ? group_by_offset(unit, phases) : group_by_list(unit, phases);
@@ -112,7 +112,7 @@ void Plan::make_units() {
   const i64 run = std::min(w.out_end - w.out_begin, kPhaseMost), room = kMaxRows / (run * block);
   std::vector<Unit::Lead> leads;
   for (i64 pd = d.out_begin; pd < d.out_end; ++pd)
-    for (i64 ph = h.out_begin; ph < (rows.tile ? rows.stride : h.out_end); ++ph) leads.push_back({pd, ph});
+    for (i64 ph = h.out_begin; ph < (rows.tile ? rows.outs : h.out_end); ++ph) leads.push_back({pd, ph});
   // Rows of output that are written together are longer stretches of memory: where sums are short, that counts.
   const bool light = channels * taps <= kLightTerms * i64(leads.size()) * rows.points() * (w.out_end - w.out_begin);
   const i64 step = even(i64(leads.size()), std::max<i64>({1, room, light ? kLightRows / (run * block) : 1}));

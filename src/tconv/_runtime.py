@@ -76,9 +76,9 @@ def kernels() -> tuple[str, ...]:
     for the problem. "strassen" takes 7 multiplications for 8 where kernels are as long as their strides, and rounds 1.2 to
     1.6 times as much (Strassen 1969). "winograd" multiplies less and rounds a little worse, in tiles of 2 to 4 positions along each axis of a
     stride phase of 2 to 4 taps, or of pieces of 3 taps where it has more, whichever are estimated fastest; "winograd2" and
-    "winograd4" take tiles of 2 and 4 where a phase or piece has 2 or 3 taps. It refuses phases without taps, or with many more.
-    "rowwise" has such tiles from row to row alone, lanes over positions, for few channels and the forward layer.
-    "auto" takes whatever is estimated fastest, but for the last two.
+    "winograd4" take tiles of 2 and 4 where a phase or piece has 2 or 3 taps. All three refuse phases without taps, or with many more.
+    "rowwise" has such tiles from row to row alone, lanes over positions, which pays where channels are few. "auto" takes whatever is
+    estimated fastest, but for "winograd2" and "winograd4".
 
     >>> import tconv
     >>> [name for name in tconv.kernels() if name.endswith("scalar")][:5]
