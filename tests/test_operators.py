@@ -426,12 +426,12 @@ def test_stamp_gives_the_sizes_of_the_textbook():
 def test_sizes_that_lack_phases_have_their_own_weights():
     """A short row lacks phases, by the crop: what was packed for another size would be another order, or have other taps."""
     rng = np.random.default_rng(4)
-    for kernel, groups, cin, words, sizes in (
-        ((2, 4, 2), 1, 5, {"stride": (4, 2, 20), "padding": ((3, 0), (0, 0), (15, 0))}, ((3, 3, 3), (3, 3, 2))),
-        ((5, 2), 1, 2, {"stride": 13, "padding": ((24, -2), (7, 0))}, ((6, 30), (9, 2))),
-        ((3, 4), 3, 3, {"stride": (2, 6), "padding": ((0, 0), (-2, -2)), "groups": 3}, ((4, 1), (4, 40))),
-        ((2, 6), 3, 3, {"stride": (2, 3), "dilation": (1, 2), "padding": ((0, 0), (0, 2)), "groups": 3}, ((3, 2), (3, 1))),
-        ((3, 2), 1, 2, {"stride": (1, 20), "padding": ((0, 0), (5, 5))}, ((3, 2), (3, 5))),
+    for kernel, cin, words, sizes in (
+        ((2, 4, 2), 5, {"stride": (4, 2, 20), "padding": ((3, 0), (0, 0), (15, 0))}, ((3, 3, 3), (3, 3, 2))),
+        ((5, 2), 2, {"stride": 13, "padding": ((24, -2), (7, 0))}, ((6, 30), (9, 2))),
+        ((3, 4), 3, {"stride": (2, 6), "padding": ((0, 0), (-2, -2)), "groups": 3}, ((4, 1), (4, 40))),
+        ((2, 6), 3, {"stride": (2, 3), "dilation": (1, 2), "padding": ((0, 0), (0, 2)), "groups": 3}, ((3, 2), (3, 1))),
+        ((3, 2), 2, {"stride": (1, 20), "padding": ((0, 0), (5, 5))}, ((3, 2), (3, 5))),
     ):
         w = rng.standard_normal((cin, 1, *kernel), np.float32)
         for order in (sizes, sizes[::-1]):

@@ -25,6 +25,7 @@ double pack_channels(Direction dir, double large, bool at_once) {
 // Rows by points beside the same model of rows as they are, and where rows are taken apart.
 constexpr double kAgainstDirect = 1.1, kTakenApart = 1.25;
 constexpr double kPackRows = 1.0;          // where weights are repeated along a row
+constexpr double kPackPoints = 4.0;        // of a weight by points, beside what packing it takes
 constexpr double kLargeWeight = 32 << 20;  // bytes
 constexpr double kRawShare = 0.04;         // of the time of tiles, if their weights are not packed
 
@@ -115,7 +116,8 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
       }
       case Method::rowwise: {
         const Plan plan(spec, dir, isa, 1, bytes, !use.channels_last, true);
-        return (plan.rows.ins > 1 ? kTakenApart : kAgainstDirect) * cycles(plan, use.channels_last) + packing(plan, dir, bytes, use);
+        return (plan.rows.ins > 1 ? kTakenApart : kAgainstDirect) * cycles(plan, use.channels_last) + packing(plan, dir, bytes, use) +
+               (use.pack_always ? double(plan.weight_elements()) * kPackPoints : 0.0);
       }
       case Method::strassen:
         return cycles(Strassen(spec, dir, isa, 1, bytes), use.channels_last, use.pack_always);

@@ -59,6 +59,18 @@ StencilAxis::StencilAxis(const Axis& a, const RowPoints& rows)
   for (i64 phase = 0; phase < rows.points() * rows.ins; ++phase) in_phases.push_back(phase);
 }
 
+// Lines of a kernel side by side, and zeros up to `all` elements.
+template <class T>
+void copy_lines(const T* from, i64 line, i64 step, i64 lines, i64 columns, T* to, i64 all) {
+  if (step == 1 && line == columns) {
+    to = std::copy_n(from, lines * columns, to);
+  } else {
+    for (i64 h = 0; h < lines; ++h, from += line)
+      for (i64 w = 0; w < columns; ++w) *to++ = from[w * step];
+  }
+  std::fill_n(to, all - lines * columns, T(0));
+}
+
 // [channel][point][output][depth][phase][column], from a channel's taps as [tap of a phase][output][depth][phase][column].
 template <class T>
 PointWeights<T> point_weights(const Plan& p, const Kernels<T>& k, const View<const T>& weight, i64 group_stride) {
@@ -75,12 +87,11 @@ PointWeights<T> point_weights(const Plan& p, const Kernels<T>& k, const View<con
     T *taps = scratch<T>(2, rows.filter * line), *to = taps;
     for (i64 t = 0; t < rows.filter; ++t) {
       const i64 tap = rows.forward ? rows.filter - 1 - t : t;  // forward, the filter reads backwards what the kernel stamps
+      const i64 first = tap * rows.stride, lines = std::min(rows.stride, rows.kernel - first);
       for (i64 m = 0; m < p.outputs; ++m)
-        for (i64 d = 0; d < depth; ++d)
-          for (i64 h = tap * rows.stride; h < (tap + 1) * rows.stride; ++h)
-            for (i64 w = 0; w < columns; ++w)
-              *to++ =
-                  h < rows.kernel ? from[m * weight.stride[1] + d * weight.stride[2] + h * weight.stride[3] + w * weight.stride[4]] : T(0);
+        for (i64 d = 0; d < depth; ++d, to += rows.stride * columns)
+          copy_lines(from + m * weight.stride[1] + d * weight.stride[2] + first * weight.stride[3], weight.stride[3], weight.stride[4],
+                     lines, columns, to, rows.stride * columns);
     }
     k.transform[rows.tile][rows.filter].weight(taps, {line, 0}, found.data.get() + task * channel, {line, 0}, 1, line, false);
   });
