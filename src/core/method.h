@@ -18,7 +18,7 @@ constexpr int tile_of(Method m) { return m == Method::winograd2 ? 2 : m == Metho
 // Terms of a sum that pay for Strassen's, without rounding more than the simplest direct sum does.
 constexpr int kStrassenTerms = 256;
 
-// Terms of a sum that row by row transforms, which round more and spread infinite numbers, are worth it for.
+// Terms of a sum that transforms from row to row, which round more and spread infinite numbers, are worth it for.
 constexpr int kRowwiseTerms = 64;
 
 // Channels enough to feed the products between Winograd's transforms.

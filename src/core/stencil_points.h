@@ -106,7 +106,7 @@ void pack_points(const Plan& p, const Kernels<T>& k, const View<const T>& in, co
 template <class T>
 void points_to_rows(const Plan& p, const Kernels<T>& k, const Unit& unit, i64 outputs, i64 lanes, const T* sums, T* rows) {
   const i64 phases = i64(unit.slot.size()) / p.rows.points(), line = phases * p.block * p.pitch;
-  const bool all = outputs == p.block;  // then one phase after the other
+  const bool all = outputs == p.block;  // then the rows of all phases follow one another without gaps
   for (i64 phase = 0; phase < (all ? 1 : phases); ++phase, sums += p.block * p.pitch, rows += p.block * p.pitch)
     k.transform[p.rows.tile][p.rows.filter].output(sums, {line, p.pitch}, rows, {line, p.pitch}, all ? phases * outputs : outputs, lanes,
                                                    false);
