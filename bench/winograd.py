@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounding errors of Winograd's tiles, also from row to row, and of Strassen's quarters, beside those of the direct kernels: `python -m bench.winograd` prints the
-tables of docs/performance.md.
+"""Rounding errors of Winograd's tiles, also over positions, and of Strassen's quarters, beside those of the direct kernels:
+`python -m bench.winograd` prints the tables of docs/performance.md.
 
 RMS of the error over RMS of the result, against the direct kernel in float64, on normal random numbers.
 """
@@ -16,14 +16,18 @@ LAYERS = [("1-D k4 s2", (200,), 4, 2), ("1-D k5 s2", (200,), 5, 2), ("1-D k25 s4
           ("3-D k5 s1", (6, 6, 6), 5, 1)]  # fmt: skip
 METHODS = ("direct", "winograd", "winograd2", "winograd4")
 ROWS = [
-    (4, 2, 64, 3),
-    (4, 2, 256, 1),
-    (3, 1, 16, 16),
-    (3, 1, 64, 3),
-    (5, 2, 32, 32),
-    (7, 2, 64, 3),
-    (16, 8, 21, 21),
-]  # k, s, channels, outputs
+    ((20, 24), 4, 2, 64, 3),
+    ((20, 24), 4, 2, 256, 1),
+    ((20, 24), 3, 1, 16, 16),
+    ((20, 24), 3, 1, 64, 3),
+    ((20, 24), 5, 2, 32, 32),
+    ((20, 24), 7, 2, 64, 3),
+    ((20, 24), 16, 8, 21, 21),
+    ((480,), 3, 1, 32, 32),
+    ((480,), 4, 2, 64, 32),
+    ((480,), 8, 4, 48, 8),
+    ((480,), 10, 5, 80, 40),
+]  # size, k, s, channels, outputs
 CHANNELS, IMAGES = (16, 64, 256, 1024), (1, 4, 16)  # what a sum is as long as: input channels forward, images by the weight
 
 
@@ -55,10 +59,11 @@ def quarters(channels: int, positive: bool) -> list[float]:
     return [_error(tconv.conv_transpose(x, w, stride=2, algorithm=method), exact) for method in ("direct", "strassen")]
 
 
-def row_to_row(kernel: int, stride: int, channels: int, outputs: int, positive: bool) -> list[float]:
-    """Of a layer of few outputs, directly and by transforms from row to row; of normal numbers or what a ReLU leaves of them."""
+def rowwise(size: tuple[int, ...], kernel: int, stride: int, channels: int, outputs: int, positive: bool) -> list[float]:
+    """Of a layer of few channels, directly and by tiles over positions; of normal numbers or what a ReLU leaves of them."""
     rng = np.random.default_rng([channels, kernel])
-    x, w = rng.standard_normal((2, channels, 20, 24), np.float32), rng.standard_normal((channels, outputs, kernel, kernel), np.float32)
+    x = rng.standard_normal((2, channels, *size), np.float32)
+    w = rng.standard_normal((channels, outputs, *[kernel] * len(size)), np.float32)
     x = np.maximum(x, 0) if positive else x
     exact = tconv.conv_transpose(x.astype(float), w.astype(float), stride=stride, padding=1, algorithm="direct")
     return [_error(tconv.conv_transpose(x, w, stride=stride, padding=1, algorithm=method), exact) for method in ("direct", "rowwise")]
@@ -82,10 +87,10 @@ def main() -> None:
         cells = [f"{direct:.1e} | {strassen / direct:.2f}" for direct, strassen in (quarters(channels, p) for p in (False, True))]
         print(f"| {channels} | " + " | ".join(cells) + " |")
     print("\n| layer | direct | rowwise | after a ReLU: direct | rowwise |\n" + "| --- " * 5 + "|")
-    for kernel, stride, channels, outputs in ROWS:
-        pairs = (row_to_row(kernel, stride, channels, outputs, p) for p in (False, True))
-        cells = [f"{direct:.1e} | {rowwise / direct:.2f}" for direct, rowwise in pairs]
-        print(f"| {channels} to {outputs}, k{kernel} s{stride} | " + " | ".join(cells) + " |")
+    for size, kernel, stride, channels, outputs in ROWS:
+        pairs = (rowwise(size, kernel, stride, channels, outputs, p) for p in (False, True))
+        cells = [f"{direct:.1e} | {fewer / direct:.2f}" for direct, fewer in pairs]
+        print(f"| {len(size)}-D, {channels} to {outputs}, k{kernel} s{stride} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

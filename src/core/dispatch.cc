@@ -2,8 +2,10 @@
 // Which instruction sets this build holds, and which of them this processor (and its operating system) runs.
 #include <cstring>
 
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
+#endif
+#if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -35,6 +37,11 @@ bool has_amx_bf16() {
 }
 // Zen 4 halves its vectors of 64 bytes.
 double avx512_multiply() { return __builtin_cpu_is("amdfam19h") ? 2.0 : 1.0; }
+// Zen 5, family 1Ah, loads two and stores one of them in a cycle, also from the second level.
+bool avx512_has_quick_caches() {
+  unsigned a, b, c, d;
+  return __builtin_cpu_is("amd") && __get_cpuid(1, &a, &b, &c, &d) && (a >> 8 & 15) + (a >> 20 & 255) >= 0x1a;
+}
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 
@@ -58,13 +65,14 @@ namespace {
 double dots_multiply() { return __builtin_cpu_is("amd") ? avx512_multiply() : __builtin_cpu_is("cooperlake") ? 2.0 : 4.0; }
 const Isa* avx512_with_dots() {
   static const Isa dots{"avx512_bf16", cpu_has_avx512_bf16, &avx512_dots, &avx512_f64, &avx512_half,
-                        Term::pairs,   dots_multiply(),     nullptr,      nullptr};
+                        Term::pairs,   dots_multiply(),     false,        nullptr,     nullptr};
   static const bool supported = dots.supported();
   return supported ? &dots : nullptr;
 }
 // A product of tiles takes 16 cycles, of which two vectors' pairs are a 128th.
 const Isa* avx512_with_tiles() {
-  static const Isa tiles{"amx_bf16", has_amx_bf16, &avx512_amx, &avx512_f64, &avx512_half, Term::pairs_in_tiles, 0.125, nullptr, nullptr};
+  static const Isa tiles{"amx_bf16",           has_amx_bf16, &avx512_amx, &avx512_f64, &avx512_half,
+                         Term::pairs_in_tiles, 0.125,        false,       nullptr,     nullptr};
   static const bool supported = tiles.supported();
   return supported ? &tiles : nullptr;
 }
@@ -73,9 +81,10 @@ const Isa* avx512_with_tiles() {
 Isa make_isa(const char* name, bool (*supported)(), const Kernels<float>* f32, const Kernels<double>* f64, const Halves* half) {
 #if defined(__x86_64__) || defined(_M_X64)
   if (!std::strcmp(name, "avx512"))
-    return {name, supported, f32, f64, half, Term::numbers, avx512_multiply(), avx512_with_dots, avx512_with_tiles};
+    return {
+        name, supported, f32, f64, half, Term::numbers, avx512_multiply(), avx512_has_quick_caches(), avx512_with_dots, avx512_with_tiles};
 #endif
-  return {name, supported, f32, f64, half, Term::numbers, 1.0, nullptr, nullptr};
+  return {name, supported, f32, f64, half, Term::numbers, 1.0, false, nullptr, nullptr};
 }
 
 }  // namespace

@@ -53,9 +53,10 @@ struct Gather : Blocks {
   i64 blocks_at_once;             // whose sums fit a second-level cache
   i64 slab_outputs, slab_inputs;  // positions of the largest slab
   int threads;
-  bool large;       // outputs that go past the caches
-  bool one_set;     // lines of a square of a channels-first output share one set of the first-level cache, which is too small
-  double multiply;  // cycles of two vectors of multiply-adds
+  bool large;         // outputs that go past the caches
+  bool one_set;       // lines of a square of a channels-first output share one set of the first-level cache, which is too small
+  double multiply;    // cycles of two vectors of multiply-adds
+  bool quick_caches;  // kernels.h
 
   // Whether each weight is read by one task, which may then pack it itself: into a cache, not by way of memory.
   bool reads_weights_once() const { return batch <= images && slabs.size() == 1; }

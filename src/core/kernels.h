@@ -344,6 +344,7 @@ struct Isa {
   const Halves* half;
   Term term;
   double multiply;                     // cycles that two vectors of multiply-adds (of words) take
+  bool quick_caches;                   // those of a core keep pace with its multiply-adds
   const Isa* (*dots)(), *(*matrix)();  // or null, as what they return
 
   template <class T>

@@ -22,8 +22,9 @@ double pack_channels(Direction dir, double large, bool at_once) {
   if (dir == Direction::forward) return (at_once ? 0.7 : 1.0) * (0.6 + 0.8 * large);
   return (at_once ? 0.85 : 1.0) * (0.7 + 1.3 * std::min(1.0, 3.4 * large));
 }
-// Rows by points beside the same model of rows as they are, and where rows are taken apart.
-constexpr double kAgainstDirect = 1.1, kTakenApart = 1.25;
+// Points beside the same model of rows as they are, and where rows are taken apart for points from row to row; where caches keep pace, also
+// for points along the row.
+constexpr double kAgainstDirect = 1.1, kTakenApart = 1.25, kQuickCaches = 1.04, kQuickAlong = 0.98;
 constexpr double kPackRows = 1.0;          // where weights are repeated along a row
 constexpr double kPackPoints = 4.0;        // of a weight by points, beside what packing it takes
 constexpr double kLargeWeight = 32 << 20;  // bytes
@@ -46,7 +47,7 @@ std::string implausible(Method method, const Spec& spec, Direction dir, const Pl
   if (method == Method::strassen && by_positions.channels * (dir == Direction::forward ? 1 : by_positions.taps) < kStrassenTerms)
     return "sums have fewer than 256 terms, and would round more for less";
   if (method == Method::rowwise && std::min(by_positions.channels, by_positions.outputs) >= kManyChannels)
-    return "both sides have 64 channels and more, for which transforms along all axes multiply less";
+    return "both sides have 64 channels and more, which fill the vectors of winograd's tiles";
   if (method == Method::rowwise && longest_sum(spec, dir) < kRowwiseTerms)
     return "sums have fewer than 64 terms, and would round more for little";
   if (method == Method::depthwise) {
@@ -116,7 +117,9 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
       }
       case Method::rowwise: {
         const Plan plan(spec, dir, isa, 1, bytes, !use.channels_last, true);
-        return (plan.rows.ins > 1 ? kTakenApart : kAgainstDirect) * cycles(plan, use.channels_last) + packing(plan, dir, bytes, use) +
+        const bool along = plan.rows.along(2);
+        const double beside = isa.quick_caches ? (along ? kQuickAlong : kQuickCaches) : kAgainstDirect;
+        return (plan.rows.ins > 1 && !along ? kTakenApart : beside) * cycles(plan, use.channels_last) + packing(plan, dir, bytes, use) +
                (use.pack_always ? double(plan.weight_elements()) * kPackPoints : 0.0);
       }
       case Method::strassen:

@@ -3,6 +3,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <map>
 #include <new>
 #include <set>
 
@@ -25,8 +26,9 @@ constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycl
                  kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 8, kWovenCycles = 2, kPhasesCycles = 7, kTornCycles = 9,
                  kTornRowCycles = 80, kBoxCycles = 400;
 constexpr double kReadCycles = 0.2;
-// Of rows by points: a channel of a box, a row of tiles of a channel, one narrower than a vector, and a vector of sums.
-constexpr double kChannelCycles = 60, kTileRowCycles = 10, kNarrowCycles = 200, kPointSumsCycles = 10;
+// Of points: a channel of a box, a row of tiles of a channel, one narrower than a vector, a position of a tile that is taken out of a row,
+// and a vector of sums.
+constexpr double kChannelCycles = 60, kTileRowCycles = 10, kNarrowCycles = 200, kApartCycles = 0.3, kPointSumsCycles = 10;
 constexpr i64 kFoldTerms = 64;                         // of a sum, at least, where rows of outputs are folded
 constexpr i64 kUnitRows = 32, kBlock = 24, kEven = 8;  // rows of a unit and channels of a block, about; kEven divides the good tiles
 constexpr i64 kPixelBlock = 32;                        // channels of a block at most, where they are adjacent
@@ -80,13 +82,15 @@ struct Broken {
   }
 };
 
-// What rows by points take beside their panel and products in a box of `slabs` times `h` rows of tiles: calls for each channel and row,
-// which are slow where a row fills no vector, and sums that become rows of outputs.
+// What points take beside their panel and products in a box of `slabs` times `h` rows of tiles: calls for each channel and row, which are
+// slow where a row fills no vector, rows that are taken apart into the positions of tiles, and sums that become rows of outputs.
 double point_cycles(const Plan& p, const Tiling& t, i64 row, i64 h, i64 slabs) {
   if (!p.rows.tile) return 0;
-  const double phases = double((p.axis[0].out_end - p.axis[0].out_begin) * p.rows.outs * (p.axis[2].out_end - p.axis[2].out_begin));
-  return double(p.channels) *
-             (kChannelCycles + double(slabs * h * p.planes / p.rows.points()) * (row < t.lanes ? kNarrowCycles : kTileRowCycles)) +
+  const i64 other = p.rows.along(2) ? 1 : 2;
+  const double phases = double((p.axis[0].out_end - p.axis[0].out_begin) * (p.axis[other].out_end - p.axis[other].out_begin) * p.rows.outs);
+  const double lines = double(slabs * h * p.planes / p.rows.points());
+  const double apart = p.rows.along(2) ? kLineCycles + kApartCycles * double(row * p.rows.points()) : 0.0;
+  return double(p.channels) * (kChannelCycles + lines * ((row < t.lanes ? kNarrowCycles : kTileRowCycles) + apart)) +
          kPointSumsCycles * double(p.outputs) * phases * double(slabs * ceil_div(h * row, t.lanes));
 }
 
@@ -183,6 +187,18 @@ bool uniform(const StencilAxis& a) {
   return a.out_begin == 0 && a.out_end == a.out_stride;
 }
 
+// The most phases of an axis, of `run` of them, that read the same inputs.
+i64 alike(const StencilAxis& a, i64 run) {
+  std::map<std::vector<std::pair<i64, i64>>, i64> readers;
+  i64 most = 1;
+  for (i64 phase = a.out_begin; phase < a.out_begin + run; ++phase) {
+    std::vector<std::pair<i64, i64>> reads;
+    for (const Tap& t : a.of_phase(phase)) reads.emplace_back(t.in_phase, t.shift);
+    most = std::max(most, ++readers[std::move(reads)]);
+  }
+  return most;
+}
+
 // Whether a tile may hold all of so many phases, two vectors wide.
 bool tile_holds(const Isa& isa, i64 phases) { return weaves(phases) && isa.f32->tile[phases][2]; }
 
@@ -248,11 +264,12 @@ void place_rows(const Plan& p, const Kernels<T>& k, const RowGroup& g, i64 outpu
 
 template <class T>
 Tiling main_tile(const Plan& p, const Kernels<T>& k, double multiply) {
-  const i64 run = std::min(p.axis[2].out_end - p.axis[2].out_begin, kPhaseMost);
-  const i64 rows = p.block * run > kMaxRows ? p.block : p.block * run * (p.axis[1].out_end - p.axis[1].out_begin) / p.rows.points();
+  const i64 run = p.run(), points = p.rows.points(), all_leads = p.axis[1].out_end - p.axis[1].out_begin;
+  const i64 leads = p.rows.along(2) ? 1 : all_leads / points;
+  const i64 rows = p.block * (p.block * run > kMaxRows ? alike(p.axis[2], run) : run * leads);
   const i64 multiple = p.woven ? run : 1;
   const int height = tile_rows(k, std::min<i64>(rows, kBlock) / multiple * multiple, kTerms, kMaxVecs, multiple);
-  const i64 phases = (p.axis[0].out_end - p.axis[0].out_begin) * (p.axis[1].out_end - p.axis[1].out_begin) * run;
+  const i64 phases = (p.axis[0].out_end - p.axis[0].out_begin) * all_leads * run * (p.rows.along(2) ? points : 1);
   return {height,  tile_vecs(k, height), k.lanes, sizeof(T), std::max(1.0, double(p.channels) * p.products / double(phases)), p.woven,
           multiply};
 }
@@ -324,23 +341,24 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   outputs = (is_forward ? spec.out_channels : spec.in_channels) / groups;
   for (int i = 0; i < 3; ++i) axis[i] = StencilAxis(spec.axis[i], direction);
   if (by_points) {
-    rows = RowPoints(spec.axis[1], is_forward);
+    rows = RowPoints(spec, is_forward);
     rows.at_once = rows_lie ? 1 : std::min<i64>(channels, element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes);
-    axis[1] = StencilAxis(spec.axis[1], rows);
-    if (outputs * std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost) <= kMaxRows)
-      for (int i : {0, 2}) axis[i] = StencilAxis(spec.axis[i], direction, true);
+    axis[rows.axis] = StencilAxis(spec.axis[rows.axis], rows);
+    if (outputs * run() <= kMaxRows)
+      for (int i : {0, 3 - rows.axis}) axis[i] = StencilAxis(spec.axis[i], direction, true);
   }
   planes = taps = 1;
   for (const StencilAxis& a : axis) taps *= a.kernel;
   if (!by_points) fill_tiles(*this, spec, isa, direction);
   products = 1;
   for (const StencilAxis& a : axis) products *= double(a.taps.size());
-  if (StencilAxis& w = axis[2]; rows_lie && 2 * i64(w.in_phases.size()) > w.in_stride) {  // all of a row's are taken apart in one pass
+  if (StencilAxis& w = axis[2];
+      rows_lie && !rows.along(2) && 2 * i64(w.in_phases.size()) > w.in_stride) {  // all of a row's are taken apart in one pass
     w.in_phases.clear();
     for (i64 phase = 0; phase < w.in_stride; ++phase) w.in_phases.push_back(phase);
   }
   for (const StencilAxis& a : axis) planes *= i64(a.in_phases.size());
-  block = choose_block(outputs, std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost), !rows_lie);
+  block = choose_block(outputs, run(), !rows_lie);
   blocks = ceil_div(outputs, block);
   const double bytes = output_bytes(axis, batch * groups * outputs, element_bytes);
   large = bytes >= double(kStreamBytes), far = bytes >= double(kFarBytes);

@@ -174,8 +174,13 @@ struct Plan {
   // points and rows of inputs.
   i64 workspace() const { return panel + strip_sums() * unit_rows() * pitch + rows.at_once * input_rows(); }
   i64 strip_sums() const { return rows.tile ? 4 : 3; }
-  // Rows of inputs of a box and channel, taken apart along the row.
+  // Phases of a row of output that are computed together; along a row of tiles, those of one point.
+  i64 run() const { return rows.along(2) ? rows.outs : std::min(axis[2].out_end - axis[2].out_begin, kPhaseMost); }
+  // Elements between lines of positions of a row's tiles.
+  i64 position_pitch() const { return round_up(axis[2].extent + rows.behind() + kSlack, 16) | 16; }
+  // Rows of inputs of a box and channel, taken apart along the row; or a row and the positions of its tiles.
   i64 input_rows() const {
+    if (rows.along(2)) return (axis[2].in_stride + rows.points() * rows.ins) * position_pitch();
     const i64 phases = i64(axis[0].in_phases.size() * axis[2].in_phases.size());
     return rows.tile ? round_up(phases * box_batch * axis[0].extent * rows.rows(axis[1].extent) * axis[2].extent + kSlack, 16) | 16 : 0;
   }

@@ -10,30 +10,38 @@
 namespace tconv {
 namespace {
 
-constexpr i64 kMostTaps = 4;          // of a phase: more points round badly
-constexpr double kMorePoints = 0.93;  // tiles that round more have to save so much
+constexpr i64 kMostTaps = 4;                 // of a phase: more points round badly
+constexpr double kMorePoints = 0.93;         // tiles that round more have to save so much
+constexpr i64 kMostStride = kPhaseMost / 4;  // along a row, whose tiles of up to 4 positions times phases are put together
+
+// Why there are no tiles along an axis, or nothing.
+std::string refusal_along(const Spec& spec, int i) {
+  const Axis& a = spec.axis[i];
+  const i64 taps = ceil_div(a.kernel, a.stride);
+  const std::string where = i == 1 ? "from row to row" : "along a row";
+  if (a.dilation != 1 && a.kernel > 1) return "it is dilated " + where;
+  if (taps < 2) return "no stride phase has two taps " + where;
+  if (taps > kMostTaps) return "a stride phase has " + std::to_string(taps) + " taps " + where + "; transforms take 2 to 4";
+  if (i == 2 && a.stride > kMostStride) return "its stride along a row is over " + std::to_string(kMostStride);
+  return {};
+}
 
 }  // namespace
 
 std::string RowPoints::refusal(const Spec& spec) {
-  const Axis& a = spec.axis[1];
-  const i64 taps = ceil_div(a.kernel, a.stride);
-  if (a.dilation != 1 && a.kernel > 1) return "its rows are dilated";
-  if (taps < 2) return "no stride phase has two taps from row to row";
-  if (taps > kMostTaps) return "a stride phase has " + std::to_string(taps) + " taps from row to row; transforms take 2 to 4";
-  return {};
+  if (refusal_along(spec, 1).empty()) return {};
+  const std::string found = refusal_along(spec, 2);
+  return found.empty() || spec.axis[1].kernel == 1 ? found : refusal_along(spec, 1);
 }
 
-RowPoints::RowPoints(const Axis& a, bool forward_)
-    : filter(ceil_div(a.kernel, a.stride)),
-      forward(forward_),
-      kernel(a.kernel),
-      stride(a.stride),
-      ins(forward ? 1 : stride),
-      outs(forward ? stride : 1) {
+RowPoints::RowPoints(const Spec& spec, bool forward_) : axis(refusal_along(spec, 1).empty() ? 1 : 2), forward(forward_) {
+  const Axis& a = spec.axis[axis];
+  kernel = a.kernel, stride = a.stride, filter = ceil_div(kernel, stride);
+  ins = forward ? 1 : stride, outs = forward ? stride : 1;
   const i64 few = kFewPoints + 1 - filter, all = forward ? ceil_div(floor_mod(a.lo, stride) + a.output(), stride) : a.size;
   const auto products = [&](i64 m) { return double(ceil_div(all, m)) * double(m + filter - 1); };
-  tile = few < 2 || products(few + 1) < kMorePoints * products(few) ? few + 1 : few;
+  const bool powers = axis == 2 && few == 3;  // 4 positions of a row are taken apart, and put together, by fewer shuffles than 3
+  tile = few < 2 || powers || products(few + 1) < kMorePoints * products(few) ? few + 1 : few;
   first = forward ? floor_div(a.lo, stride) - (filter - 1) : -a.lo;
 }
 
@@ -59,39 +67,49 @@ StencilAxis::StencilAxis(const Axis& a, const RowPoints& rows)
   for (i64 phase = 0; phase < rows.points() * rows.ins; ++phase) in_phases.push_back(phase);
 }
 
-// Lines of a kernel side by side, and zeros up to `all` elements.
+// `lines` times `columns` taps side by side, and zeros around them up to `all_lines` times `all_columns`.
 template <class T>
-void copy_lines(const T* from, i64 line, i64 step, i64 lines, i64 columns, T* to, i64 all) {
-  if (step == 1 && line == columns) {
+void copy_taps(const T* from, i64 line, i64 step, i64 lines, i64 columns, T* to, i64 all_lines, i64 all_columns) {
+  if (step == 1 && line == columns && columns == all_columns) {
     to = std::copy_n(from, lines * columns, to);
   } else {
-    for (i64 h = 0; h < lines; ++h, from += line)
+    for (i64 h = 0; h < lines; ++h, from += line) {
       for (i64 w = 0; w < columns; ++w) *to++ = from[w * step];
+      to = std::fill_n(to, all_columns - columns, T(0));
+    }
   }
-  std::fill_n(to, all - lines * columns, T(0));
+  std::fill_n(to, (all_lines - lines) * all_columns, T(0));
 }
 
-// [channel][point][output][depth][phase][column], from a channel's taps as [tap of a phase][output][depth][phase][column].
+// [channel][point][output][depth][line][column], of which one axis has the phases alone, from a channel's taps as [tap of a phase]...
 template <class T>
 PointWeights<T> point_weights(const Plan& p, const Kernels<T>& k, const View<const T>& weight, i64 group_stride) {
   const RowPoints& rows = p.rows;
-  const i64 depth = p.axis[0].kernel, columns = p.axis[2].kernel, output = depth * rows.stride * columns, line = p.outputs * output;
+  i64 size[3];
+  for (int i = 0; i < 3; ++i) size[i] = i == rows.axis ? rows.stride : p.axis[i].kernel;
+  const i64 depth_size = size[1] * size[2], output = size[0] * depth_size, line = p.outputs * output;
   const i64 channel = rows.points() * line, group = p.channels * channel;
   PointWeights<T> found{std::make_unique<T[]>(std::size_t(p.groups * group)), group, channel, output, {}};
-  for (i64 d = 0; d < depth; ++d)
-    for (i64 v = 0; v < p.axis[1].kernel; ++v)
-      for (i64 w = 0; w < columns; ++w)
-        found.elements.push_back(v / rows.stride * line + (d * rows.stride + v % rows.stride) * columns + w);
+  i64 at[3];
+  for (at[0] = 0; at[0] < p.axis[0].kernel; ++at[0])
+    for (at[1] = 0; at[1] < p.axis[1].kernel; ++at[1])
+      for (at[2] = 0; at[2] < p.axis[2].kernel; ++at[2]) {
+        i64 of[3] = {at[0], at[1], at[2]};
+        of[rows.axis] %= rows.stride;
+        found.elements.push_back(at[rows.axis] / rows.stride * line + of[0] * depth_size + of[1] * size[2] + of[2]);
+      }
   parallel_for(p.groups * p.channels, p.threads, [&](i64 task) {
     const T* from = weight.data + task / p.channels * group_stride + task % p.channels * weight.stride[0];
     T *taps = scratch<T>(2, rows.filter * line), *to = taps;
     for (i64 t = 0; t < rows.filter; ++t) {
       const i64 tap = rows.forward ? rows.filter - 1 - t : t;  // forward, the filter reads backwards what the kernel stamps
-      const i64 first = tap * rows.stride, lines = std::min(rows.stride, rows.kernel - first);
+      const i64 first = tap * rows.stride;
+      i64 some[3] = {size[0], size[1], size[2]};
+      some[rows.axis] = std::min(rows.stride, rows.kernel - first);
       for (i64 m = 0; m < p.outputs; ++m)
-        for (i64 d = 0; d < depth; ++d, to += rows.stride * columns)
-          copy_lines(from + m * weight.stride[1] + d * weight.stride[2] + first * weight.stride[3], weight.stride[3], weight.stride[4],
-                     lines, columns, to, rows.stride * columns);
+        for (i64 d = 0; d < size[0]; ++d, to += depth_size)
+          copy_taps(from + m * weight.stride[1] + d * weight.stride[2] + first * weight.stride[2 + rows.axis], weight.stride[3],
+                    weight.stride[4], some[1], some[2], to, size[1], size[2]);
     }
     k.transform[rows.tile][rows.filter].weight(taps, {line, 0}, found.data.get() + task * channel, {line, 0}, 1, line, false);
   });

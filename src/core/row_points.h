@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lanes over positions with fewer multiplications: Winograd's F(m, r) along one axis, from row to row, inside each stride phase.
+// Lanes over positions with fewer multiplications: Winograd's F(m, r) along one axis, inside each stride phase: from row to row, or along
+// the row where there is nothing to gain from row to row (1-D).
 //
 // The tiles of winograd.h want vectors of channels on both sides. Layers of few channels have lanes over positions, and there a transform
 // along columns of the map is a sum of whole rows, which costs next to nothing: those of inputs are made while the panel of plan.h is
@@ -12,8 +13,12 @@
 // For plan.h a point is an input phase of an axis of tiles, and a kernel of points times phases has one tap in each. All phases have
 // r = ceil(kernel / stride) taps, the last of which is zero in some, so that they share what they read. Phases are those of the output in
 // the forward layer; in grad_input those of dy, whose products add up in the sums of points.
+//
+// Along the row, columns of the panel are tiles: a row is taken apart into the m positions of every tile, and the r - 1 behind those are
+// the first ones of the next tiles; the m positions times phases of an output row are put together as stride phases are.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,23 +32,30 @@ struct RowPoints {
   static constexpr i64 kFewPoints = 4;  // with more than these a tile rounds more
 
   i64 tile = 0, filter = 1;  // m, or 0 for rows as they are; r
+  int axis = 1;              // 1: from row to row, 2: along the row
   bool forward = true;
   i64 kernel = 1, stride = 1;  // of the layer
-  i64 ins = 1, outs = 1;       // phases of rows of the input and of the output
-  i64 first = 0;               // the row of input that the first tile begins to read at
+  i64 ins = 1, outs = 1;       // phases of the axis of the input and of the output
+  i64 first = 0;               // where on it the first tile begins to read
   i64 at_once = 1;             // channels whose rows are taken at a time
 
   RowPoints() = default;
-  RowPoints(const Axis& a, bool forward);
+  RowPoints(const Spec& spec, bool forward);
 
+  bool along(int i) const { return tile && axis == i; }
+  i64 behind() const { return ceil_div(filter - 1, tile); }  // tiles whose inputs a tile reads too
   i64 points() const { return tile ? tile + filter - 1 : 1; }
-  i64 terms() const { return points() > kFewPoints ? kTerms / 2 : kTerms; }  // of a part of a sum at most
-  i64 rows(i64 tiles) const { return ins * (tile * tiles + filter - 1); }    // that so many tiles read
+  // Of a part of a sum of so many terms, at most: where a tile rounds more, two thirds of what the direct sum would have.
+  i64 terms(i64 all) const {
+    const i64 direct = even(filter * all, terms_at_once(filter * all)), some = terms_at_once(all);
+    return points() > kFewPoints ? std::min({some, kTerms / 2, std::max<i64>(1, 2 * direct / 3)}) : some;
+  }
+  i64 rows(i64 tiles) const { return ins * (tile * tiles + filter - 1); }  // that so many tiles read
 
   static std::string refusal(const Spec& spec);
 };
 
-// A weight whose taps along the columns of the map are points: those of a channel and output begin at data[c * channel + m * output], and
+// A weight whose taps along one axis are points: those of a channel and output begin at data[c * channel + m * output], and
 // `elements` says where each tap lies from there, in the order of plan.h's kernel.
 template <class T>
 struct PointWeights {

@@ -21,7 +21,7 @@ void multiply(const Plan& p, const Kernels<T>& k, const Unit& unit, const T* pan
     const RowGroup::Rows& of = p.rows_of(g, b);
     const i64 taps = i64(g.offsets.size()), rows = i64(of.sums.size());
     // Channels added up in one go, or a part of the taps of one channel.
-    const i64 part = taps ? even(p.channels, std::min(p.rows.terms(), terms_at_once(taps * p.channels)) / taps) : p.channels,
+    const i64 part = taps ? even(p.channels, p.rows.terms(taps * p.channels) / taps) : p.channels,
               taps_part = taps > kTerms ? even(taps, kTerms) : std::max<i64>(taps, 1);
     const WovenRow<T>* first = woven ? woven->of(g) : nullptr;
     TileSums<T> to{sums, nullptr, false, nullptr, run, 0, 0, woven && woven->stream(), Woven<T, S>::kRounded};

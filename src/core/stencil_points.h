@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows by points (row_points.h): the panel of a box, from rows of inputs, and rows of outputs, from sums.
+// Points (row_points.h): the panel of a box, from rows of inputs, and rows of outputs, from sums.
 #pragma once
 
 #include "parallel.h"
@@ -72,10 +72,10 @@ void take_rows(const Plan& p, const Kernels<T>& k, const T* in, const i64* strid
   }
 }
 
-// A channel at a time, whose rows near caches hold; some where channels are adjacent, and transposed.
+// From row to row: a channel at a time, whose rows near caches hold; some where channels are adjacent, and transposed.
 template <class T>
-void pack_points(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, i64 group,
-                 const std::vector<Stretch>& stretches, T* panel) {
+void pack_rows_of_points(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, i64 group,
+                         const std::vector<Stretch>& stretches, T* panel) {
   const StencilAxis &d = p.axis[0], &h = p.axis[1], &w = p.axis[2];
   const RowPoints& rows = p.rows;
   const i64 phases = i64(w.in_phases.size()), line = rows.ins * phases, pitch = p.input_rows(), end = p.lane(box.batches, 0, 0);
@@ -100,6 +100,69 @@ void pack_points(const Plan& p, const Kernels<T>& k, const View<const T>& in, co
       k.copy(room, 0, panel + end, p.plane, p.planes, 0, 0, p.plane - end);
     }
   }
+}
+
+// Along the row: the positions of a row's tiles, as lines `pitch` elements apart, as many as a channel has points and input phases. `row`
+// is a copy of what they read, zeros around it: a tile's own positions are taken apart together, those behind are the first of the next
+// tiles.
+template <class T>
+void take_apart(const Plan& p, const Kernels<T>& k, const T* row, T* lines, i64 pitch) {
+  const i64 own = p.axis[2].in_stride, extent = p.axis[2].extent;
+  k.unweave(row, own, extent + p.rows.behind(), lines, pitch);
+  for (i64 i = own; i < p.rows.points() * p.rows.ins; ++i) std::copy_n(lines + i % own * pitch + i / own, extent, lines + i * pitch);
+}
+
+// A row at a time, of some channels where these are adjacent.
+template <class T>
+void pack_points_of_rows(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, i64 group, T* panel) {
+  const StencilAxis& w = p.axis[2];
+  const RowPoints& rows = p.rows;
+  const i64 points = rows.points(), lines = points * rows.ins, pitch = p.position_pitch(), channel = p.planes * p.plane;
+  const i64 first = rows.first + w.in_stride * box.at[2], columns = w.in_stride * (w.extent + rows.behind());
+  const Columns inside(first, 1, w.in_size, columns);
+  const std::vector<Stretch> stretches =
+      stretches_of(columns, columns, [&](auto body) { body(0, inside.end > inside.begin ? first : 0, inside, columns); });
+  const auto to_points = k.transform[rows.tile][rows.filter].input;
+  const i64 elements = elements_of(p, in.stride), end = p.lane(box.batches, 0, 0);
+  T *copy = scratch<T>(2, rows.at_once * p.input_rows()), *room = copy + w.in_stride * pitch;
+  for (i64 c = 0, some; c < p.channels; c += some, panel += some * channel) {
+    const i64 before = (group * p.channels + c) * in.stride[1];
+    some = std::min(p.channels - c, rows.at_once);
+    const auto take = [&](const T* row, i64 rest) {
+      if (in.stride[4] == 1 && some == 1) {
+        k.copy_stretches(row, rest, in.stride[1], copy, stretches.data(), i64(stretches.size()));
+        return take_apart(p, k, copy, room, pitch);
+      }
+      for (i64 i = 0; i < lines; ++i) {
+        const Columns of(first + i, w.in_stride, w.in_size, w.extent);
+        pack_row(k, row + of.first * in.stride[4], in.stride[1], in.stride[4] * w.in_stride, of, some, w.extent, room + i * pitch,
+                 lines * pitch);
+      }
+    };
+    T* plane = panel;
+    for (const i64 pd : p.axis[0].in_phases)
+      for (const i64 ph : p.axis[1].in_phases) {
+        each_line(p, in.stride, box, pd, ph, [&](i64 lane, std::optional<i64> line) {
+          if (line) take(in.data + before + *line, elements - before - *line);
+          for (i64 i = 0; i < some; ++i)
+            for (i64 phase = 0; phase < rows.ins; ++phase) {
+              T* to = plane + i * channel + phase * p.plane + lane;
+              if (line)
+                to_points(room + (i * lines + phase) * pitch, {rows.ins * pitch, 0}, to, {rows.ins * p.plane, 0}, 1, w.extent, false);
+              else
+                k.copy(in.data, 0, to, rows.ins * p.plane, points, 0, 0, w.extent);
+            }
+        });
+        plane += lines * p.plane;
+      }
+    for (i64 i = 0; i < some; ++i) k.copy(in.data, 0, panel + i * channel + end, p.plane, p.planes, 0, 0, p.plane - end);
+  }
+}
+
+template <class T>
+void pack_points(const Plan& p, const Kernels<T>& k, const View<const T>& in, const Box& box, i64 group,
+                 const std::vector<Stretch>& stretches, T* panel) {
+  p.rows.along(1) ? pack_rows_of_points(p, k, in, box, group, stretches, panel) : pack_points_of_rows(p, k, in, box, group, panel);
 }
 
 // Sums of a unit's points to rows of so many outputs, of a strip's lanes.

@@ -80,18 +80,22 @@ void group_by_offset(Unit& unit, const std::vector<PhaseOf>& phases) {
   }
 }
 
-// Phases of the other axes, with those along the row from `begin` on. Of rows by points (row_points.h), what is written are all rows of a
+// Phases of the other axes, with those along the row from `begin` on. By points (row_points.h), what is written are all positions of a
 // tile, and what is computed all of its points.
 void make_unit(Plan& plan, const std::vector<Unit::Lead>& leads, i64 begin, i64 end, bool few_rows) {
   const RowPoints& rows = plan.rows;
-  Unit unit{{}, begin, end, {}, {}, 0};
-  for (i64 j = 0; j < std::max<i64>(1, rows.tile); ++j)
+  Unit unit{{}, begin, rows.along(2) ? rows.tile * rows.outs : end, {}, {}, 0};
+  for (i64 j = 0; j < (rows.along(1) ? rows.tile : 1); ++j)
     for (const Unit::Lead& lead : leads) unit.leads.push_back({lead.depth, j * rows.outs + lead.row});
   for (i64 point = 0; point < rows.points(); ++point) {
     std::vector<PhaseOf> phases;
+    const i64 before = point * rows.outs;
+    const auto taps_of = [&](const Unit::Lead& lead, i64 p) {
+      return rows.along(2) ? phase_taps(plan, lead.depth, lead.row, before + p) : phase_taps(plan, lead.depth, before + lead.row, p);
+    };
     for (const Unit::Lead& lead : leads)
       for (i64 p = begin; p < end; ++p) {
-        phases.push_back({i64(unit.slot.size()), phase_taps(plan, lead.depth, point * rows.outs + lead.row, p)});
+        phases.push_back({i64(unit.slot.size()), taps_of(lead, p)});
         unit.slot.push_back(i64(unit.slot.size()));
       }
     few_rows ? group_by_offset(unit, phases) : group_by_list(unit, phases);
@@ -105,21 +109,23 @@ void make_unit(Plan& plan, const std::vector<Unit::Lead>& leads, i64 begin, i64 
 
 }  // namespace
 
-// A unit holds all phases of a row of output; where those are fewer rows than a tile has, those of several rows.
+// A unit holds all phases of a row of output; where those are fewer rows than a tile has, those of several rows, if these have no tiles of
+// their own.
 void Plan::make_units() {
   weights = 0;
   const StencilAxis &d = axis[0], &h = axis[1], &w = axis[2];
-  const i64 run = std::min(w.out_end - w.out_begin, kPhaseMost), room = kMaxRows / (run * block);
+  const i64 room = kMaxRows / (run() * block);
   std::vector<Unit::Lead> leads;
   for (i64 pd = d.out_begin; pd < d.out_end; ++pd)
-    for (i64 ph = h.out_begin; ph < (rows.tile ? rows.outs : h.out_end); ++ph) leads.push_back({pd, ph});
+    for (i64 ph = h.out_begin; ph < (rows.along(1) ? rows.outs : h.out_end); ++ph) leads.push_back({pd, ph});
   // Rows of output that are written together are longer stretches of memory: where sums are short, that counts.
   const bool light = channels * taps <= kLightTerms * i64(leads.size()) * rows.points() * (w.out_end - w.out_begin);
-  const i64 step = even(i64(leads.size()), std::max<i64>({1, room, light ? kLightRows / (run * block) : 1}));
+  const i64 most = std::max<i64>({1, room, light ? kLightRows / (run() * block) : 1});
+  const i64 step = rows.along(2) ? 1 : even(i64(leads.size()), most), end = rows.along(2) ? rows.outs : w.out_end;
   for (i64 at = 0; at < i64(leads.size()); at += step)
-    for (i64 begin = w.out_begin; begin < w.out_end; begin += run)
-      make_unit(*this, {leads.begin() + at, leads.begin() + std::min(i64(leads.size()), at + step)}, begin,
-                std::min(begin + run, w.out_end), room >= 1);
+    for (i64 begin = w.out_begin; begin < end; begin += run())
+      make_unit(*this, {leads.begin() + at, leads.begin() + std::min(i64(leads.size()), at + step)}, begin, std::min(begin + run(), end),
+                room >= 1);
 }
 
 }  // namespace tconv

@@ -53,8 +53,9 @@ struct Strassen : Blocks {  // of half the outputs of a group
   i64 in_positions, out_positions;           // of a box at most
   i64 blocks_at_once, runs, blocks_per_run;  // blocks whose sums are held together; runs of blocks shared out to threads
   int threads;
-  bool large;       // outputs that go past the caches
-  double multiply;  // cycles of two vectors of multiply-adds
+  bool large;         // outputs that go past the caches
+  double multiply;    // cycles of two vectors of multiply-adds
+  bool quick_caches;  // kernels.h
 
   i64 taps() const { return ins * outs; }
   i64 terms() const { return ins * channels; }

@@ -43,7 +43,8 @@ Strassen::Strassen(const Spec& spec, Direction direction, const Isa& isa, int th
       ins(1),
       outs(1),
       threads(threads_),
-      multiply(isa.multiply) {
+      multiply(isa.multiply),
+      quick_caches(isa.quick_caches) {
   const bool forward = direction == Direction::forward;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups / 2;
   double out_bytes = double(batch * 2 * outputs * groups * element_bytes);
@@ -117,7 +118,7 @@ double cycles(const Strassen& s, bool channels_last, bool with_weights) {
   const double moved = channels_last ? 0 : 6 * line * double(s.batch) * (in + out) / double(s.lanes);
   const double weights = double(s.joined()), far = weights * double(s.element_bytes) / kFarWeightBytes;
   const double kept = 0.375 * double(s.boxes()) * weights + (with_weights ? (4.0 + 4.5 * std::min(1.5, far)) * weights : 0);
-  return 0.9 * double(s.groups) * (pairs * (products + joined + parted) + moved + kept);
+  return (s.quick_caches ? 0.855 : 0.9) * double(s.groups) * (pairs * (products + joined + parted) + moved + kept);
 }
 
 }  // namespace tconv

@@ -96,9 +96,10 @@ struct Winograd : Blocks {
   i64 blocks_at_once, runs, blocks_per_run;               // blocks whose sums are held together; runs of blocks shared out to threads
   i64 depth, points, in_positions, out_positions, tiles;  // the most of any family, box and image: sizes of scratch
   int threads;
-  double multiply;  // cycles of two vectors of multiply-adds
-  bool by_blocks;   // whether weights are transformed in every call, and it is worth it
-  i64 pieces = 1;   // of all tiles, then
+  double multiply;            // cycles of two vectors of multiply-adds
+  bool quick_caches = false;  // as those of the processor are (kernels.h); tiles are chosen as if they were not
+  bool by_blocks;             // whether weights are transformed in every call, and it is worth it
+  i64 pieces = 1;             // of all tiles, then
 
   void share_out(i64 element_bytes, bool every_call);
   // Boxes of so many tiles at most, and the runs of blocks that share them out.
@@ -108,9 +109,10 @@ struct Winograd : Blocks {
   i64 boxes() const { return ceil_div(batch, images) * around(axis); }
   // Boxes one after another, of a run of blocks, of a group: a thread comes by as few weights as can be.
   i64 tasks() const { return boxes() * runs * groups; }
-  i64 many_points() const;     // on how many axes tiles take as many as round worse
-  bool deep() const;           // whether tiles have three axes
-  double tile_cycles() const;  // of a group and all images
+  i64 many_points() const;  // on how many axes tiles take as many as round worse
+  bool deep() const;        // whether tiles have three axes
+  // Cycles of the products and of the transforms of a group, all images.
+  std::pair<double, double> tile_cycles() const;
   i64 weight_elements() const { return groups * blocks * block * channels * weights; }
 
   // Elements from tile to tile of V and of M, and of each half of what lies between the transforms along two axes.

@@ -77,8 +77,8 @@ def kernels() -> tuple[str, ...]:
     1.6 times as much (Strassen 1969). "winograd" multiplies less and rounds a little worse, in tiles of 2 to 4 positions along each axis of a
     stride phase of 2 to 4 taps, or of pieces of 3 taps where it has more, whichever are estimated fastest; "winograd2" and
     "winograd4" take tiles of 2 and 4 where a phase or piece has 2 or 3 taps. All three refuse phases without taps, or with many more.
-    "rowwise" has such tiles from row to row alone, lanes over positions, which pays where channels are few. "auto" takes whatever is
-    estimated fastest, but for "winograd2" and "winograd4".
+    "rowwise" has such tiles along one axis, from row to row or else along the row, lanes over positions, which pays where channels are
+    few. "auto" takes whatever is estimated fastest, but for "winograd2" and "winograd4".
 
     >>> import tconv
     >>> [name for name in tconv.kernels() if name.endswith("scalar")][:5]
