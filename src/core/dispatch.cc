@@ -64,8 +64,8 @@ namespace {
 // Zen 4 and 5 issue as many dot products as multiply-adds, Cooper Lake half as many, its successors, which have tiles, a quarter.
 double dots_multiply() { return __builtin_cpu_is("amd") ? avx512_multiply() : __builtin_cpu_is("cooperlake") ? 2.0 : 4.0; }
 const Isa* avx512_with_dots() {
-  static const Isa dots{"avx512_bf16", cpu_has_avx512_bf16, &avx512_dots, &avx512_f64, &avx512_half,
-                        Term::pairs,   dots_multiply(),     false,        nullptr,     nullptr};
+  static const Isa dots{"avx512_bf16",   cpu_has_avx512_bf16,       &avx512_dots, &avx512_f64, &avx512_half, Term::pairs,
+                        dots_multiply(), avx512_has_quick_caches(), nullptr,      nullptr};
   static const bool supported = dots.supported();
   return supported ? &dots : nullptr;
 }

@@ -396,7 +396,8 @@ int main(int count, char** values) {
         random_engine.seed(std::uint32_t(line)), check<float>(spec, list[i], line), check<double>(spec, list[i], line);
     const Isa& best = *std::find_if(list, list + isas_here, [](const Isa& isa) { return isa.supported(); });
     for (const auto words : {best.dots, best.matrix, &model_of_tiles})
-      if (words && words()) check_pairs(spec, {"none", nullptr, best.f32, best.f64, best.half, Term::numbers, 1e9, words, nullptr}, line);
+      if (words && words())
+        check_pairs(spec, {"none", nullptr, best.f32, best.f64, best.half, Term::numbers, 1e9, false, words, nullptr}, line);
   }
   if (problems >= 10 && quartered == 0) std::printf("FAILED: no problem went through quarters\n"), ++failures;
   if (problems >= 10 && tiled == 0) std::printf("FAILED: no problem went through the tiles of the model\n"), ++failures;
@@ -404,8 +405,8 @@ int main(int count, char** values) {
   for (int i = 0; i < isas_here; ++i)
     if (list[i].supported()) names += std::string(" ") + list[i].name;
   std::printf(
-      "%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms, %d from row to "
-      "row, %d by Strassen's quarters, %d by pairs, %d by tiles of pairs)\n",
+      "%d problems in all layouts, methods and activations, on%s: %d failed (%d results by Winograd's transforms, %d over positions, %d by "
+      "Strassen's quarters, %d by pairs, %d by tiles of pairs)\n",
       problems, names.c_str(), failures, transformed, rowwise, quartered, paired, tiled);
   return failures != 0;
 }

@@ -62,7 +62,7 @@ inline const Isa* model_of_tiles() {
     k.lanes = kTileSide;
     return k;
   }();
-  static const Isa isa{"model", nullptr, &words, &scalar_f64, &scalar_half, Term::pairs_in_tiles, 0.125, nullptr, nullptr};
+  static const Isa isa{"model", nullptr, &words, &scalar_f64, &scalar_half, Term::pairs_in_tiles, 0.125, false, nullptr, nullptr};
   return &isa;
 }
 
