@@ -18,8 +18,8 @@ constexpr double kTaskImages = 0.05;                   // of its images, a task 
 constexpr i64 kManyTaps = 16, kManyTapsChannels = 32;  // of a phase; and channels, so that taps are added up one or a few at a time
 constexpr double kTurned = 0.3;                        // cycles of an input that is transposed
 constexpr i64 kLongRow = 6;                            // outputs of a row that are read in steps
-// What counts, beside products, of pointers that are worked out, of what is moved and of weights that a cache holds where caches keep pace.
-constexpr double kQuickListed = 0.55, kQuickMoved = 0.57, kQuickRead = 0.3;
+// What counts of products, of pointers that are worked out, of what is moved and of weights that a cache holds where caches keep pace.
+constexpr double kQuickTerms = 1.04, kQuickListed = 0.55, kQuickMoved = 0.57, kQuickRead = 0.3;
 
 // Classes of outputs begin .. end - 1 of one axis. Neighbours join while a class has fewer than `fewest` outputs, which would make tiles
 // too low.
@@ -222,7 +222,10 @@ double cycles(const Gather& g, bool channels_last) {
     moved += (channels_last ? 0.05 : kTurned) * double(g.batch * (s.in_end - s.in_begin) * g.slab_inputs * g.channels) /
              double(std::max<i64>(1, g.slabs[0].in_end - g.slabs[0].in_begin));
   }
-  if (g.quick_caches) listed *= kQuickListed, moved *= kQuickMoved, weights *= g.weight_elements() < kManyWeights ? kQuickRead : 1.0;
+  if (g.quick_caches) {
+    terms *= kQuickTerms, listed *= kQuickListed, moved *= kQuickMoved;
+    if (g.weight_elements() < kManyWeights) weights *= kQuickRead;
+  }
   return double(g.groups) * (terms * double(g.channels) + read * weights + listed + moved);
 }
 

@@ -26,6 +26,7 @@ constexpr double kPackCycles = 0.4, kLineCycles = 40, kWriteCycles = 6, kRowCycl
                  kTurnedRowCycles = 50, kTileFactor = 1.1, kThroughCycles = 8, kWovenCycles = 2, kPhasesCycles = 7, kTornCycles = 9,
                  kTornRowCycles = 80, kBoxCycles = 400;
 constexpr double kReadCycles = 0.2;
+constexpr double kQuickWriting = 1.45;  // where caches keep pace, products leave less time beside them
 // Of points: a channel of a box, a row of tiles of a channel, one narrower than a vector, a position of a tile that is taken out of a row,
 // and a vector of sums.
 constexpr double kChannelCycles = 60, kTileRowCycles = 10, kNarrowCycles = 200, kApartCycles = 0.3, kPointSumsCycles = 10;
@@ -387,6 +388,7 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
   pack_cycles = double(channels) * (kPackCycles * double(planes * plane) + kLineCycles * lines);
   write_cycles = tiling.woven ? kWovenCycles : kWriteCycles;  // beside what Broken counts
   if (axis[2].out_stride > 2 && !(tiling.woven && breaks == Break::rows)) write_cycles += kPhasesCycles;
+  if (isa.quick_caches) write_cycles *= kQuickWriting;
   element_bytes == 8 ? finish_plan(*this, *isa.f64) : finish_plan(*this, *isa.f32);
   once = blocks == 1 && units.size() == 1 && units[0].tiles == 1 && planes == 1 &&
          std::all_of(axis, axis + 3, [](const StencilAxis& a) { return a.halo() == 0; });

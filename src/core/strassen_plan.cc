@@ -118,7 +118,7 @@ double cycles(const Strassen& s, bool channels_last, bool with_weights) {
   const double moved = channels_last ? 0 : 6 * line * double(s.batch) * (in + out) / double(s.lanes);
   const double weights = double(s.joined()), far = weights * double(s.element_bytes) / kFarWeightBytes;
   const double kept = 0.375 * double(s.boxes()) * weights + (with_weights ? (4.0 + 4.5 * std::min(1.5, far)) * weights : 0);
-  return (s.quick_caches ? 0.855 : 0.9) * double(s.groups) * (pairs * (products + joined + parted) + moved + kept);
+  return (s.quick_caches ? 0.875 : 0.9) * double(s.groups) * (pairs * (products + joined + parted) + moved + kept);
 }
 
 }  // namespace tconv
