@@ -18,7 +18,8 @@ constexpr double kTaskImages = 0.05;                   // of its images, a task 
 constexpr i64 kManyTaps = 16, kManyTapsChannels = 32;  // of a phase; and channels, so that taps are added up one or a few at a time
 constexpr double kTurned = 0.3;                        // cycles of an input that is transposed
 constexpr i64 kLongRow = 6;                            // outputs of a row that are read in steps
-// What counts of products, of pointers that are worked out, of what is moved and of weights that a cache holds where caches keep pace.
+// What counts of products, of pointers that are worked out, of what is moved and of weights that a cache holds where caches keep pace. (By
+// the input all counts as elsewhere, measured.)
 constexpr double kQuickTerms = 1.04, kQuickListed = 0.55, kQuickMoved = 0.57, kQuickRead = 0.3;
 
 // Classes of outputs begin .. end - 1 of one axis. Neighbours join while a class has fewer than `fewest` outputs, which would make tiles
@@ -103,7 +104,7 @@ Gather::Gather(const Spec& spec, Direction direction, const Isa& isa, int thread
       groups(spec.groups),
       threads(threads_),
       multiply(isa.multiply),
-      quick_caches(isa.quick_caches) {
+      quick_caches(isa.quick_caches && direction == Direction::forward) {
   const bool forward = direction == Direction::forward;
   channels = (forward ? spec.in_channels : spec.out_channels) / groups;
   taps = 1;

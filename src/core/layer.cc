@@ -22,8 +22,8 @@ double pack_channels(Direction dir, double large, bool at_once) {
   if (dir == Direction::forward) return (at_once ? 0.7 : 1.0) * (0.6 + 0.8 * large);
   return (at_once ? 0.85 : 1.0) * (0.7 + 1.3 * std::min(1.0, 3.4 * large));
 }
-// Points beside the same model of rows as they are, also where caches keep pace, and where rows are taken apart for points from row to row.
-constexpr double kAgainstDirect = 1.1, kQuickCaches = 0.98, kTakenApart = 1.25;
+// Points beside the same model of rows as they are, and where rows are taken apart for points from row to row; both where caches keep pace.
+constexpr double kAgainstDirect = 1.1, kTakenApart = 1.25, kQuickAgainst = 0.98, kQuickApart = 1.05;
 constexpr double kPackRows = 1.0;          // where weights are repeated along a row
 constexpr double kPackPoints = 4.0;        // of a weight by points, beside what packing it takes
 constexpr double kLargeWeight = 32 << 20;  // bytes
@@ -117,11 +117,9 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
       case Method::rowwise: {
         const Plan plan(spec, dir, isa, 1, bytes, !use.channels_last, true);
         const bool apart = plan.rows.ins > 1 && plan.rows.along(1);
-        return (apart              ? kTakenApart
-                : isa.quick_caches ? kQuickCaches
-                                   : kAgainstDirect) *
-                   cycles(plan, use.channels_last) +
-               packing(plan, dir, bytes, use) + (use.pack_always ? double(plan.weight_elements()) * kPackPoints : 0.0);
+        const double beside = isa.quick_caches ? (apart ? kQuickApart : kQuickAgainst) : apart ? kTakenApart : kAgainstDirect;
+        return beside * cycles(plan, use.channels_last) + packing(plan, dir, bytes, use) +
+               (use.pack_always ? double(plan.weight_elements()) * kPackPoints : 0.0);
       }
       case Method::strassen:
         return cycles(Strassen(spec, dir, isa, 1, bytes), use.channels_last, use.pack_always);

@@ -46,7 +46,7 @@ constexpr double kWeightTiles = 6, kInputBlocks = 0.5;
 struct Against {
   double products, transforms, moved, read;
 };
-constexpr Against kUsual{0.85, 0.85, 0.85, 0.13}, kQuickCaches{1.0, 0.63, 0, 0.1};
+constexpr Against kUsual{0.85, 0.85, 0.85, 0.13}, kQuickCaches{1.0, 0.63, 0, 0.1}, kQuickByInput{1.0, 0.72, 0, 0.1};
 
 // Longer filters are cut into pieces of kPiece taps, along all axes together at most so many that their inputs fit the caches.
 constexpr i64 kPiece = 3, kMostPieces = 9;
@@ -377,7 +377,7 @@ double cycles(const Winograd& w, bool with_weights) {
   const double weights = double(w.weights * w.channels * w.width(0, w.blocks)),
                moved = double(w.batch) * (moved_in + moved_out) * 16 / w.lanes;
   const double element_bytes = w.lanes >= 8 ? 4 : 8;
-  const Against& of = w.quick_caches ? kQuickCaches : kUsual;
+  const Against& of = !w.quick_caches ? kUsual : w.axis[0].forward ? kQuickCaches : kQuickByInput;
   const auto [products, transforms] = w.tile_cycles();
   const double tiles = of.products * products + of.transforms * transforms + of.moved * moved;
   if (w.by_blocks) {
