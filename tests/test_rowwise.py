@@ -275,3 +275,10 @@ def test_auto_takes_it_where_it_wins_and_direct_never():
         w = np.ones((cin, cout, 3, 3), np.float32)
         taken, direct = (tconv.Operator(w, **words, algorithm=name).explain((1, cin, size, size)).kernel for name in ("auto", "direct"))
         assert taken.startswith("rowwise") == wins and not direct.startswith("rowwise")
+
+
+def test_auto_leaves_large_weights_and_short_sums_to_others():
+    for shape, words, why in (((21, 21, 64, 64), {"stride": 32}, "larger than 4 MiB"), ((8, 4, 4), {"stride": 2}, "fewer than 64 terms"),
+                              ((64, 64, 4), {"stride": 2}, "both sides have 64 channels")):  # fmt: skip
+        found = tconv.Operator(np.ones(shape, np.float32), **words).explain((1, shape[0], *(9 for _ in shape[2:])))
+        assert why in next(c.refused for c in found.candidates if c.method == "rowwise")

@@ -30,6 +30,7 @@ constexpr double kLargeWeight = 32 << 20;  // bytes
 constexpr double kRawShare = 0.04;         // of the time of tiles, if their weights are not packed
 
 constexpr double kMostTurned = 4 << 20;  // bytes
+constexpr i64 kMostPointed = 4 << 20;    // bytes of a weight that points make larger, for the time of packing twice
 constexpr i64 kManyChannels = 64;
 
 // Terms of the longest sum: those of the stride phase that has most taps, or of all.
@@ -40,7 +41,7 @@ i64 longest_sum(const Spec& spec, Direction dir) {
 }
 
 // Why a method is not worth an estimate, or nothing. `turned_bytes`: of a position of a vector of channels that must be transposed.
-std::string implausible(Method method, const Spec& spec, Direction dir, const Plan& by_positions, i64 turned_bytes) {
+std::string implausible(Method method, const Spec& spec, Direction dir, const Plan& by_positions, i64 bytes, i64 turned_bytes) {
   if (method == Method::winograd && std::min(by_positions.channels, by_positions.outputs) < kWinogradChannels)
     return "a group has fewer than 16 channels, too few to pay for the transforms";
   if (method == Method::strassen && by_positions.channels * (dir == Direction::forward ? 1 : by_positions.taps) < kStrassenTerms)
@@ -49,6 +50,8 @@ std::string implausible(Method method, const Spec& spec, Direction dir, const Pl
     return "both sides have 64 channels and more, which fill the vectors of winograd's tiles";
   if (method == Method::rowwise && longest_sum(spec, dir) < kRowwiseTerms)
     return "sums have fewer than 64 terms, and would round more for little";
+  if (method == Method::rowwise && by_positions.weight_elements() * bytes > kMostPointed)
+    return "its weight is larger than 4 MiB, and would be larger still";
   if (method == Method::depthwise) {
     double in = double(turned_bytes), out = in;
     for (const StencilAxis& a : by_positions.axis) in *= double(a.in_size), out *= double(a.out_size);
@@ -138,7 +141,7 @@ std::vector<Candidate> consider(const Spec& spec, Direction dir, const Isa& isa,
       c.refused = "a matrix unit has lanes over channels alone";
     if (c.refused.empty() && isa.term == Term::pairs_in_tiles) c.refused = matrix_refusal(spec, dir);
     if (c.refused.empty() && asked != method && isa.term != Term::pairs_in_tiles)
-      c.refused = implausible(method, spec, dir, by_positions, use.channels_last ? 0 : lanes * bytes);
+      c.refused = implausible(method, spec, dir, by_positions, bytes, use.channels_last ? 0 : lanes * bytes);
     if (c.refused.empty()) c.cycles = estimate(method);
     found.push_back(std::move(c));
   }
