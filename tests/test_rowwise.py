@@ -239,6 +239,20 @@ def test_the_error_along_a_row_too(form, positive):
     check_error(rng.standard_normal((1, cin, 480), np.float32), rng.standard_normal((cin, cout, k), np.float32), s, positive)
 
 
+@pytest.mark.parametrize("form", [((44, 1, 5, 5), (6, 2000), (1, 4)), ((44, 2, 5, 3), (6, 2000), (1, 2)), ((32, 2, 4, 1), (7, 400), (2, 1)),
+                                  ((32, 2, 3, 1), (7, 400), (2, 1)), ((17, 8, 6, 6), (4, 436), (2, 2)), ((51, 1, 2, 5), (19, 153), (1, 1)),
+                                  ((9, 16, 4, 4), (4, 376), (1, 1)), ((48, 16, 3), (2000,), (2,)), ((56, 24, 5), (2000,), (3,))], ids=str)  # fmt: skip
+def test_the_error_where_direct_sums_are_short(form):
+    """Few outputs, phases that lack a tap, maps of few rows: on average over some draws."""
+    shape, size, stride = form
+    rng, squares = np.random.default_rng(5), np.zeros(2)
+    for _ in range(4):
+        x, w = np.maximum(rng.standard_normal((1, shape[0], *size), np.float32), 0), rng.standard_normal(shape, np.float32)
+        exact = tconv.conv_transpose(x.astype(float), w.astype(float), stride=stride, algorithm="direct")
+        squares += [relative_error(tconv.conv_transpose(x, w, stride=stride, algorithm=name), exact) ** 2 for name in ("rowwise", "direct")]
+    assert 0 < squares[0] <= 4 * squares[1]
+
+
 def check_error(x, w, s, positive):
     x = np.maximum(x, 0) if positive else x
     direct, rowwise, exact = (tconv.conv_transpose(x.astype(t), w.astype(t), stride=s, padding=1, algorithm=name)
@@ -268,6 +282,17 @@ def test_a_refusal_says_why(kernel, words, reason):
         with pytest.raises(tconv.ArgumentError, match=reason) as caught:
             call()
         assert (caught.value.argument, caught.value.value) == ("algorithm", f"rowwise_{BEST}")
+
+
+def test_auto_takes_it_along_a_row_too():
+    w = np.ones((80, 40, 10), np.float32)
+    assert tconv.Operator(w, stride=5).explain((1, 80, 12000)).kernel.startswith("rowwise")
+    assert tconv.Operator(w[:, :, None], stride=(1, 5)).explain((1, 80, 3, 12000)).kernel.startswith("rowwise")
+
+
+def test_the_weight_counts_not_how_often_it_is_packed():
+    found = tconv.Operator(np.ones((900, 1, 25, 4), np.float32)).explain((1, 900, 40, 40))
+    assert "4 MiB" not in next(c.refused for c in found.candidates if c.method == "rowwise")
 
 
 def test_auto_takes_it_where_it_wins_and_direct_never():

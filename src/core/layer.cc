@@ -50,7 +50,7 @@ std::string implausible(Method method, const Spec& spec, Direction dir, const Pl
     return "both sides have 64 channels and more, which fill the vectors of winograd's tiles";
   if (method == Method::rowwise && longest_sum(spec, dir) < kRowwiseTerms)
     return "sums have fewer than 64 terms, and would round more for little";
-  if (method == Method::rowwise && by_positions.weight_elements() * bytes > kMostPointed)
+  if (method == Method::rowwise && spec.in_channels * (spec.out_channels / spec.groups) * by_positions.taps * bytes > kMostPointed)
     return "its weight is larger than 4 MiB, and would be larger still";
   if (method == Method::depthwise) {
     double in = double(turned_bytes), out = in;

@@ -345,7 +345,8 @@ Plan::Plan(const Spec& spec, Direction direction, const Isa& isa, int threads_, 
     rows = RowPoints(spec, is_forward);
     rows.at_once = rows_lie ? 1 : std::min<i64>(channels, element_bytes == 8 ? isa.f64->lanes : isa.f32->lanes);
     axis[rows.axis] = StencilAxis(spec.axis[rows.axis], rows);
-    if (outputs * run() <= kMaxRows)
+    rows.few = outputs * run() <= kMaxRows;
+    if (rows.few)
       for (int i : {0, 3 - rows.axis}) axis[i] = StencilAxis(spec.axis[i], direction, true);
   }
   planes = taps = 1;

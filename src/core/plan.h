@@ -215,7 +215,7 @@ void share_out(Plan& plan);
 // Estimated cycles on one thread: the tiles of all boxes, packing, and writing.
 double cycles(const Plan& plan, bool channels_last);
 
-// A weight with points for its taps along the columns of a map.
+// A weight with points for its taps along one axis.
 template <class T>
 PointWeights<T> point_weights(const Plan& plan, const Kernels<T>& kernels, const View<const T>& weight, i64 group_stride);
 

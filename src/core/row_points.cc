@@ -12,6 +12,7 @@ namespace {
 
 constexpr i64 kMostTaps = 4;                 // of a phase: more points round badly
 constexpr double kMorePoints = 0.93;         // tiles that round more have to save so much
+constexpr i64 kFewRows = 12;                 // of so few, many are near a border, where direct sums are short
 constexpr i64 kMostStride = kPhaseMost / 4;  // along a row, whose tiles of up to 4 positions times phases are put together
 
 // Why there are no tiles along an axis, or nothing.
@@ -41,7 +42,8 @@ RowPoints::RowPoints(const Spec& spec, bool forward_) : axis(refusal_along(spec,
   const i64 few = kFewPoints + 1 - filter, all = forward ? ceil_div(floor_mod(a.lo, stride) + a.output(), stride) : a.size;
   const auto products = [&](i64 m) { return double(ceil_div(all, m)) * double(m + filter - 1); };
   const bool powers = axis == 2 && few == 3;  // 4 positions of a row are taken apart, and put together, by fewer shuffles than 3
-  tile = few < 2 || powers || products(few + 1) < kMorePoints * products(few) ? few + 1 : few;
+  const bool more = all >= kFewRows && products(few + 1) < kMorePoints * products(few);
+  tile = few < 2 || powers || more ? few + 1 : few;
   first = forward ? floor_div(a.lo, stride) - (filter - 1) : -a.lo;
 }
 

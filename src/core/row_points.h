@@ -6,6 +6,8 @@
 // along columns of the map is a sum of whole rows, which costs next to nothing: those of inputs are made while the panel of plan.h is
 // packed, those of outputs from sums in the first-level cache.
 //
+// From row to row:
+//
 //   panel[channel][point, input phases][image][depth][tile][column]    n = m + r - 1 rows of a tile, of each input phase, to n points
 //   sums[point][output phases, channel m][lane]                         taps along depth and row as in plan.h, one tap along the columns
 //   rows[row of a tile][output phases, channel m][lane]                 n points to m rows, of each output phase, written as in plan.h
@@ -38,6 +40,7 @@ struct RowPoints {
   i64 ins = 1, outs = 1;       // phases of the axis of the input and of the output
   i64 first = 0;               // where on it the first tile begins to read
   i64 at_once = 1;             // channels whose rows are taken at a time
+  bool few = false;            // rows of products: directly, those that read one offset are a sum of their own then
 
   RowPoints() = default;
   RowPoints(const Spec& spec, bool forward);
@@ -45,10 +48,12 @@ struct RowPoints {
   bool along(int i) const { return tile && axis == i; }
   i64 behind() const { return ceil_div(filter - 1, tile); }  // tiles whose inputs a tile reads too
   i64 points() const { return tile ? tile + filter - 1 : 1; }
-  // Of a part of a sum of so many terms, at most: where a tile rounds more, two thirds of what the direct sum would have.
+  // Of a part of a sum of so many terms, at most: where a tile rounds more, two thirds of what a direct one has, half or a third.
   i64 terms(i64 all) const {
-    const i64 direct = even(filter * all, terms_at_once(filter * all)), some = terms_at_once(all);
-    return points() > kFewPoints ? std::min({some, kTerms / 2, std::max<i64>(1, 2 * direct / 3)}) : some;
+    const i64 some = terms_at_once(all), taps = few ? 1 : std::max<i64>(1, kernel / stride);
+    if (points() <= kFewPoints) return some;
+    const i64 direct = even(taps * all, terms_at_once(taps * all));
+    return std::min({some, kTerms / 2, std::max<i64>(1, filter > 3 ? direct / 3 : few ? direct / 2 : 2 * direct / 3)});
   }
   i64 rows(i64 tiles) const { return ins * (tile * tiles + filter - 1); }  // that so many tiles read
 
