@@ -94,10 +94,9 @@ def test_rows_around_tiles(form, layout):
     for columns, crop in product((1, 2, 3, 4, 5, 7, 12, 45, 61, 65), ((0, 0), (1, k - 1), (-3, -2), (s, 0))):
         if (columns - 1) * s + k - sum(crop) >= 1:
             for size, kernel in (((columns,), (k,)), ((3, columns), (2, k))):
-                words = (1,) * (len(size) - 1), (1,) * len(size)
-                strides = (2,) * (len(size) - 1) + (s,)
-                crops = ((0, 0),) * (len(size) - 1) + (crop,)
-                check(Problem(size, kernel, strides, words[1], crops, 2, 3, 4, layout=layout, biased=True, seed=columns), f"rowwise_{BEST}")
+                others, ones = len(size) - 1, (1,) * len(size)
+                strides, crops = (2,) * others + (s,), ((0, 0),) * others + (crop,)
+                check(Problem(size, kernel, strides, ones, crops, 2, 3, 4, layout=layout, biased=True, seed=columns), f"rowwise_{BEST}")
 
 
 # Boxes that are cut along every axis and images together; several units of phases and blocks of channels, of which the last is smaller; sums
@@ -285,9 +284,9 @@ def test_a_refusal_says_why(kernel, words, reason):
 
 
 def test_auto_takes_it_along_a_row_too():
-    w = np.ones((80, 40, 10), np.float32)
-    assert tconv.Operator(w, stride=5).explain((1, 80, 12000)).kernel.startswith("rowwise")
-    assert tconv.Operator(w[:, :, None], stride=(1, 5)).explain((1, 80, 3, 12000)).kernel.startswith("rowwise")
+    w = np.ones((128, 8, 16), np.float32)
+    assert tconv.Operator(w, stride=8).explain((1, 128, 12000)).kernel.startswith("rowwise")
+    assert tconv.Operator(w[:, :, None], stride=(1, 8)).explain((1, 128, 3, 12000)).kernel.startswith("rowwise")
 
 
 def test_the_weight_counts_not_how_often_it_is_packed():

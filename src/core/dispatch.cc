@@ -37,7 +37,7 @@ bool has_amx_bf16() {
 }
 // Zen 4 halves its vectors of 64 bytes.
 double avx512_multiply() { return __builtin_cpu_is("amdfam19h") ? 2.0 : 1.0; }
-// Zen 5, family 1Ah, loads two and stores one of them in a cycle, also from the second level.
+// Zen 5, family 1Ah, loads two such vectors and stores one in a cycle, and has one in a cycle from the second level.
 bool avx512_has_quick_caches() {
   unsigned a, b, c, d;
   return __builtin_cpu_is("amd") && __get_cpuid(1, &a, &b, &c, &d) && (a >> 8 & 15) + (a >> 20 & 255) >= 0x1a;

@@ -37,6 +37,7 @@
 
 #include <array>
 #include <string>
+#include <utility>
 
 #include "boxes.h"
 #include "parallel.h"

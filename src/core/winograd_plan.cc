@@ -42,7 +42,7 @@ constexpr double kWeightTiles = 6, kInputBlocks = 0.5;
 
 // What counts of the cycles of products, of transforms and of what is moved, and cycles of a weight that every box reads, to compare with
 // the estimates for direct kernels, which come out lower than these take; and where caches keep pace (fitted to 59 layers,
-// about which the estimates scatter by 6 to 8 %).
+// about which the estimates scatter by 6 to 8 %), forward and by the input.
 struct Against {
   double products, transforms, moved, read;
 };
